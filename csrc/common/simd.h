@@ -1,0 +1,244 @@
+// Vectors of floats for the *_simd.cpp files, each of which is compiled once per instruction set
+// with ECGAN_ISA naming the namespace (baseline, avx2, avx512) and the flags of sources.json.
+//
+// Written on the vector types of GCC and Clang, so that one text serves SSE2, AVX2, AVX-512 and
+// NEON; intrinsics appear only where the language has no word for the instruction. All functions
+// are static: an inline function with external linkage, compiled with AVX-512 flags, could be the
+// copy that the linker keeps for everybody.
+#pragma once
+
+#include <cstdint>
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+#include "types.h"
+
+#if !defined(ECGAN_ISA)
+#error "compile this file once per instruction set, with ECGAN_ISA and the flags of sources.json"
+#endif
+#define ECGAN_SIMD static inline __attribute__((always_inline))
+
+namespace ecgan::ECGAN_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kBytes = 32;
+#else
+constexpr int kBytes = 16;
+#endif
+constexpr int kLanes = kBytes / 4;
+
+typedef float Float __attribute__((vector_size(kBytes)));
+typedef int32_t Int __attribute__((vector_size(kBytes)));
+typedef uint16_t Short __attribute__((vector_size(kBytes / 2)));
+
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+// What a kernel computes in for tensors of T: float for all but double, one lane of it.
+template <class T>
+struct ComputeType {
+  using type = Float;
+  static constexpr int lanes = kLanes;
+};
+template <>
+struct ComputeType<double> {
+  using type = double;
+  static constexpr int lanes = 1;
+};
+
+// Calls f with a value of the C++ type of dtype: f(auto zero) { using T = decltype(zero); ... }
+template <class F>
+ECGAN_SIMD void with_type(DType dtype, F f) {
+  switch (dtype) {
+    case DType::f32:
+      return f(float{});
+    case DType::f16:
+      return f(Half{});
+    case DType::bf16:
+      return f(BFloat16{});
+    case DType::f64:
+      return f(double{});
+  }
+}
+
+// The last n < lanes elements of a run, in a full vector's room.
+template <class T>
+struct Tail {
+  T data[ComputeType<T>::lanes] = {};
+  ECGAN_SIMD Tail of(const T* p, int64_t n) {
+    Tail tail;
+    __builtin_memcpy(tail.data, p, n * sizeof(T));
+    return tail;
+  }
+  inline __attribute__((always_inline)) void copy_to(T* p, int64_t n) const {
+    __builtin_memcpy(p, data, n * sizeof(T));
+  }
+};
+
+template <class To, class From>
+ECGAN_SIMD To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  __builtin_memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+// mask is all ones or all zeros in each lane, as comparisons give it.
+ECGAN_SIMD Int select(Int mask, Int yes, Int no) {
+  return (mask & yes) | (~mask & no);
+}
+ECGAN_SIMD Float select(Int mask, Float yes, Float no) {
+  return bit_cast<Float>(select(mask, bit_cast<Int>(yes), bit_cast<Int>(no)));
+}
+
+// NaN stays NaN.
+ECGAN_SIMD Float clamp(Float x, float low, float high) {
+  x = select(x < low, low - Float{}, x);
+  return select(x > high, high - Float{}, x);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Memory: unaligned, converted to float and rounded back to nearest, ties to even
+// ---------------------------------------------------------------------------------------------
+
+template <class Vector>
+ECGAN_SIMD Vector load_bits(const void* p) {
+  Vector v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return v;
+}
+template <class Vector>
+ECGAN_SIMD void store_bits(void* p, Vector v) {
+  __builtin_memcpy(p, &v, sizeof(v));
+}
+
+ECGAN_SIMD double load(const double* p) {
+  return *p;
+}
+ECGAN_SIMD void store(double* p, double v) {
+  *p = v;
+}
+
+ECGAN_SIMD Float load(const float* p) {
+  return load_bits<Float>(p);
+}
+ECGAN_SIMD void store(float* p, Float v) {
+  store_bits(p, v);
+}
+
+ECGAN_SIMD Float load(const BFloat16* p) {
+  return bit_cast<Float>(__builtin_convertvector(load_bits<Short>(p), Int) << 16);
+}
+ECGAN_SIMD void store(BFloat16* p, Float v) {
+  const Int bits = bit_cast<Int>(v);
+  const Int rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  const Int quiet = select(v == v, rounded, Int{} + 0x7fc00000);
+  store_bits(p, __builtin_convertvector(quiet >> 16, Short));
+}
+
+#if defined(__AVX512F__)
+// The maskz forms, since the plain ones make GCC 12 warn of its own header.
+ECGAN_SIMD Float load(const Half* p) {
+  return bit_cast<Float>(_mm512_maskz_cvtph_ps(0xffff, load_bits<__m256i>(p)));
+}
+ECGAN_SIMD void store(Half* p, Float v) {
+  store_bits(p, _mm512_maskz_cvtps_ph(0xffff, bit_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
+}
+#elif defined(__F16C__)
+ECGAN_SIMD Float load(const Half* p) {
+  return bit_cast<Float>(_mm256_cvtph_ps(load_bits<__m128i>(p)));
+}
+ECGAN_SIMD void store(Half* p, Float v) {
+  store_bits(p, _mm256_cvtps_ph(bit_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
+}
+#else
+ECGAN_SIMD Float load(const Half* p) {
+  const Int bits = __builtin_convertvector(load_bits<Short>(p), Int);
+  const Int magnitude = (bits & 0x7fff) << 13;
+  // A multiplication moves the exponent, and makes subnormal halves normal floats on the way.
+  const Int finite = bit_cast<Int>(bit_cast<Float>(magnitude) * 0x1p112f);
+  const Int special = magnitude | 0x7f800000;  // inf and NaN
+  return bit_cast<Float>(select(magnitude >= 0x0f800000, special, finite) | (bits & 0x8000) << 16);
+}
+ECGAN_SIMD void store(Half* p, Float v) {
+  const Int bits = bit_cast<Int>(v);
+  const Int magnitude = bits & 0x7fffffff;
+  const Int normal = (magnitude + 0xfff + ((magnitude >> 13) & 1) - (112 << 23)) >> 13;
+  // Adding 0.5 leaves a subnormal half, rounded, in the low bits.
+  const Int subnormal = bit_cast<Int>(bit_cast<Float>(magnitude) + 0.5f) - 0x3f000000;
+  Int half = select(magnitude < 0x38800000, subnormal, normal);
+  half = select(magnitude >= 0x47800000, Int{} + 0x7c00, half);  // 65536 and above
+  half = select(v == v, half, Int{} + 0x7e00);
+  store_bits(p, __builtin_convertvector(half | ((bits >> 16) & 0x8000), Short));
+}
+#endif
+
+// ---------------------------------------------------------------------------------------------
+// Functions. Float: about 2 units in the last place; inf and NaN as in <cmath>
+// ---------------------------------------------------------------------------------------------
+
+// x = n ln 2 + r with |r| <= ln(2) / 2: returns e^r - 1 and leaves n.
+ECGAN_SIMD Float expm1_reduced(Float x, Int* n) {
+  constexpr float kRound = 0x1.8p23f;  // adding it rounds to an integer, held in the low bits
+  const Float shifted = x * 0x1.715476p0f + kRound;
+  *n = bit_cast<Int>(shifted) - bit_cast<int32_t>(kRound);
+  const Float whole = shifted - kRound;
+  const Float r = (x - whole * 0x1.62e4p-1f) - whole * 0x1.7f7d1cp-20f;
+  // (e^r - 1 - r) / r^2, least-maximum fit: relative error of the whole below 2e-8
+  Float q = r * 0x1.6bebdp-10f + 0x1.1227b2p-7f;
+  q = q * r + 0x1.555674p-5f;
+  q = q * r + 0x1.5554bp-3f;
+  q = q * r + 0x1.fffffep-2f;
+  return (r * r) * q + r;
+}
+
+ECGAN_SIMD Float power_of_two(Int n) {
+  return bit_cast<Float>((n + 127) << 23);
+}
+
+ECGAN_SIMD Float exp(Float x) {
+  Int n;
+  const Float e = 1.0f + expm1_reduced(clamp(x, -110.0f, 90.0f), &n);
+  // Two factors, since 2^n alone leaves the normal numbers before e^x overflows or vanishes.
+  const Int half = n >> 1;
+  return e * power_of_two(half) * power_of_two(n - half);
+}
+ECGAN_SIMD double exp(double x) {
+  return __builtin_exp(x);
+}
+
+template <class V>
+struct ValueAndDerivative {
+  V value, derivative;
+};
+
+// With m = expm1(-2|x|): tanh |x| = -m / (m + 2), its derivative 4 e^(-2|x|) / (m + 2)^2. Both keep
+// their relative accuracy, which 1 - tanh(x)^2 would lose for large x, and exp for small.
+ECGAN_SIMD ValueAndDerivative<Float> tanh_with_derivative(Float x) {
+  const Int sign = bit_cast<Int>(x) & INT32_MIN;
+  const Float magnitude = bit_cast<Float>(bit_cast<Int>(x) ^ sign);
+  Int n;
+  const Float e = expm1_reduced(clamp(-2.0f * magnitude, -88.0f, 0.0f), &n);
+  const Float scale = power_of_two(n);  // 0 at -88, where n = -127
+  const Float m = e * scale + (scale - 1.0f);
+  const Float d = m + 2.0f;
+  return {bit_cast<Float>(bit_cast<Int>(-m / d) ^ sign), 4.0f * (e * scale + scale) / (d * d)};
+}
+ECGAN_SIMD ValueAndDerivative<double> tanh_with_derivative(double x) {
+  const double cosh = __builtin_cosh(x);
+  return {__builtin_tanh(x), 1 / (cosh * cosh)};
+}
+
+template <class V>
+ECGAN_SIMD V sigmoid(V x) {
+  return 1 / (1 + exp(-x));
+}
+
+}  // namespace ecgan::ECGAN_ISA
