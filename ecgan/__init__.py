@@ -1,0 +1,3 @@
+"""ECGAN: edge guided GANs with contrastive learning for semantic image synthesis."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,306 @@
+"""Every setting of ECGAN as typed dataclasses.
+
+The defaults are the paper's where it speaks and the resolutions of its ambiguities where it does
+not. A recipe (``ecgan/recipes/*.yaml``) changes them for a data set, a preset (``B1`` to ``B6``,
+the rows of the paper's Table 3) switches components, and the user's file and command line come
+last. This module imports nothing of the project but its errors, so every package may use it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ecgan.errors import ConfigError
+
+Preset = Literal["B1", "B2", "B3", "B4", "B5", "B6"]
+
+# Table 3: what each baseline adds to the one before it.
+_ADDED: dict[Preset, tuple[str, ...]] = {
+    "B1": (),
+    "B2": ("model.edge_branch",),
+    "B3": ("model.edge_transfer",),
+    "B4": ("model.semantic_preserving",),
+    "B5": ("loss.similarity",),
+    "B6": ("model.class_branch", "loss.contrast", "loss.class_l1"),
+}
+
+
+def preset_values(preset: Preset) -> dict[str, bool | float]:
+    """Values that a preset gives to dotted configuration keys (components on or off)."""
+    values: dict[str, bool | float] = {}
+    for row, keys in _ADDED.items():
+        for key in keys:
+            values[key] = row <= preset if key.startswith("model.") else float(row <= preset)
+    return values
+
+
+def parse_size(size: str) -> tuple[int, int]:
+    """Reads ``"HEIGHTxWIDTH"`` in pixels, e.g. ``"256x512"``, into ``(256, 512)``.
+
+    Raises:
+        ConfigError: the text is not two positive integers joined by ``x``.
+    """
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", size.strip().lower())
+    if match is None:
+        raise ConfigError(f"size must be HEIGHTxWIDTH in pixels, such as 256x512, not {size!r}")
+    return int(match[1]), int(match[2])
+
+
+@dataclass
+class EdgeConfig:
+    """Where the real edge maps I_e come from (the paper trains with Canny)."""
+
+    method: Literal["canny", "opencv", "hed"] = "canny"
+    """canny: the rule of the authors' script; opencv: cv2.Canny; hed: HED from a weights file."""
+    low: float = 0.075
+    """Lower hysteresis threshold, as a fraction of the image's largest gradient."""
+    high: float = 0.175
+    """Upper hysteresis threshold, as a fraction of the image's largest gradient."""
+    hed_weights: str = ""
+    """Weights file of HED; needed by method hed only."""
+    cache: str = ""
+    """Folder that keeps computed edge maps; empty computes them on the fly."""
+
+
+@dataclass
+class DatasetConfig:
+    """How pairs of label map and photo are found and prepared."""
+
+    format: Literal["auto", "folder", "cityscapes", "ade20k", "coco_stuff", "scenes"] = "auto"
+    """Layout on disk; auto recognises it from the folder names."""
+    num_classes: int = 0
+    """Number of classes N; 0 takes it from the data set."""
+    void_channel: bool = False
+    """Whether void pixels get a channel of their own (SPADE's contain_dontcare_label)."""
+    instance_edges: bool = False
+    """Whether the boundary of instances is a further input channel."""
+    resize: Literal["stretch", "scale_crop"] = "stretch"
+    """stretch: resize to size; scale_crop: resize to load_size, then crop size at random."""
+    load_size: str = "286x286"
+    """Height x width before the crop of scale_crop."""
+    flip: bool = True
+    """Mirror half of the training pairs."""
+    edges: EdgeConfig = field(default_factory=EdgeConfig)
+    """Real edge maps."""
+    scenes: int = 2000
+    """Number of training pairs of the built-in set scenes."""
+    workers: int = 2
+    """Data-loading processes; 0 loads in the training process."""
+    check: int = 0
+    """Pairs decoded and checked before training; 0 checks all, about 20 ms a pair and core."""
+
+
+@dataclass
+class ModelConfig:
+    """Networks of the generator and the discriminator."""
+
+    num_classes: int = 0
+    """Number of classes N; filled in from the data set."""
+    void_channel: bool = False
+    """Filled in from the data set."""
+    instance_edges: bool = False
+    """Filled in from the data set."""
+    size: str = "256x256"
+    """Height x width of the images; filled in from the run."""
+    encoder: Literal["spade", "resnet", "vgg"] = "spade"
+    """Backbone of the shared encoder E (the paper's experiments: GauGAN, i.e. spade)."""
+    ngf: int = 64
+    """Width C of the shared feature F."""
+    num_upsamples: int = 0
+    """Doublings inside the spade encoder; 0: 6 where height and width allow 256x512, else 5."""
+    spade_hidden: int = 128
+    """Width of SPADE's label convolution."""
+    norm: Literal["batch", "syncbatch", "instance"] = "syncbatch"
+    """Parameter-free normalisation inside SPADE; syncbatch is batch on one process."""
+    fuse_features: bool = False
+    """Whether F also takes in intermediate features of E (the paper's option)."""
+    spectral: Literal["official", "paper", "none"] = "official"
+    """official: E's residual convolutions and D's middle ones; paper: all layers of G and D."""
+    edge_branch: bool = True
+    """G_e: the edge generator (B2)."""
+    edge_transfer: bool = True
+    """G_t: attention guided edge transfer, feature and content level (B3)."""
+    semantic_preserving: bool = True
+    """G_s: the semantic preserving module and its image I'' (B4)."""
+    class_branch: bool = True
+    """Class-specific pixel generation and its image I_g (B6)."""
+    class_fuse: Literal["none", "mean", "attention"] = "none"
+    """Whether I_g is an output of its own or is fused into the final image."""
+    projection_dim: int = 256
+    """Width of the pixel embeddings of the contrastive loss."""
+    style: Literal["none", "encoder", "noise"] = "none"
+    """Multi-modal synthesis: encoder: SPADE's image encoder (VAE); noise: OASIS' 3D noise."""
+    z_dim: int = 0
+    """Length of the style code; 0: 256 for encoder, 64 for noise."""
+    ndf: int = 64
+    """Width of D's first layer."""
+    num_discriminators: int = 2
+    """Scales of the multi-scale discriminator."""
+    d_layers: int = 4
+    """Convolutions of each discriminator before its last."""
+
+
+@dataclass
+class ContrastConfig:
+    """The pixel-wise contrastive loss (Section 3.3)."""
+
+    temperature: float = 0.07
+    """tau."""
+    layouts: int = 8
+    """Layouts that share one loss."""
+    budget: int = 4096
+    """Pixels sampled from those layouts, balanced over the classes."""
+    hard: bool = False
+    """Draw half of each class where the label generator is wrong on I''."""
+    warmup_steps: int = 0
+    """Steps before the loss counts."""
+
+
+@dataclass
+class PerceptualConfig:
+    """The frozen network of the perceptual loss L_p."""
+
+    network: Literal["auto", "vgg19", "efficientnet_lite0"] = "auto"
+    """auto: VGG19 where its weights are at hand or can be fetched, else EfficientNet-Lite0."""
+    weights: str = ""
+    """VGG19 weights file in torchvision's format; empty: torchvision's hub."""
+    input: Literal["raw", "imagenet"] = "raw"
+    """VGG19 input: raw [-1, 1], as the authors feed it, or ImageNet's mean and deviation."""
+
+
+@dataclass
+class SegmenterConfig:
+    """The label generator G_l: a frozen SegFormer."""
+
+    source: str = "auto"
+    """Folder or hub id of a SegFormer; auto trains a small one on the run's own pairs first."""
+    label_map: str = ""
+    """YAML file that maps the segmenter's class ids to the data set's; empty: identity."""
+    steps: int = 300
+    """Training steps of auto."""
+    batch_size: int = 8
+    """Images per training step of auto."""
+    lr: float = 2e-3
+    """Learning rate of auto (AdamW, decayed linearly to zero)."""
+
+
+@dataclass
+class LossConfig:
+    """Weights and forms of the losses (Equations 5 to 7); 0 switches a loss off."""
+
+    gan_mode: Literal["hinge", "original", "ls"] = "hinge"
+    """Form of the adversarial loss."""
+    adversarial: float = 1.0
+    """lambda_c of Equation 7."""
+    similarity: float = 1.0
+    """lambda_s."""
+    contrast: float = 1.0
+    """lambda_l."""
+    feature_matching: float = 10.0
+    """lambda_f."""
+    perceptual: float = 10.0
+    """lambda_p."""
+    class_l1: float = 1.0
+    """Weight of the class-specific L1, which Equation 7 leaves out."""
+    class_l1_balanced: bool = False
+    """Divide each class's L1 by its area instead of by the image's."""
+    kld: float = 0.05
+    """Weight of the image encoder's KL divergence (style: encoder)."""
+    refined: float = 2.0
+    """lambda of Equation 6: weight of I'' beside I' and the edge in D, L_f, L_p and L_GAN."""
+    similarity_resolution: str = "quarter"
+    """Grid of the similarity loss: quarter, full, or the number of rows."""
+    similarity_eps: float = 1e-6
+    """Lower bound inside the similarity loss's logarithm."""
+    contrastive: ContrastConfig = field(default_factory=ContrastConfig)
+    """Settings of the contrastive loss."""
+    perceptual_network: PerceptualConfig = field(default_factory=PerceptualConfig)
+    """Settings of the perceptual loss."""
+
+
+@dataclass
+class OptimConfig:
+    """Adam with two time scales."""
+
+    lr: float = 2e-4
+    """Learning rate; with ttur G takes half of it and D twice."""
+    ttur: bool = True
+    """Two time-scale update rule: G lr/2, D 2*lr."""
+    beta1: float = 0.0
+    """Adam's first decay."""
+    beta2: float = 0.999
+    """Adam's second decay (paper: 0.999; the authors' code: 0.9)."""
+    steps: int = 0
+    """Generator steps in all; 0 counts epochs instead."""
+    epochs: int = 100
+    """Epochs at the full learning rate."""
+    decay_epochs: int = 100
+    """Further epochs of linear decay to zero; with steps, the same share of them."""
+    reuse_fakes: bool = False
+    """Let D judge the fakes of the G step; the authors run the updated G a second time."""
+
+
+@dataclass
+class TrainConfig:
+    """One training run."""
+
+    data: str = "scenes"
+    """Folder of the data set, or scenes for the built-in one."""
+    preset: Preset = "B6"
+    """Row of the paper's Table 3: which components and losses are on."""
+    size: str = "256x256"
+    """Height x width of the training images."""
+    batch_size: int = 8
+    """Images per step and process."""
+    out: str = ""
+    """Run folder; empty makes runs/DATA-PRESET-TIME."""
+    seed: int = 1
+    """Seed of every random generator."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU where there is one."""
+    precision: Literal["no", "fp16", "bf16"] = "no"
+    """Autocast type; fp16 is the one for V100."""
+    log_every: int = 10
+    """Steps between rows of metrics.csv."""
+    sample_every: int = 500
+    """Steps between sample sheets; one is always made at the end."""
+    save_every: int = 1000
+    """Steps between checkpoints; one is always made at the end."""
+    keep: int = 3
+    """Checkpoints kept."""
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    """Data set."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Networks."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Losses."""
+    segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
+    """Label generator."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimisers."""
+
+
+@dataclass
+class SegmenterTrainConfig:
+    """One training run of the small segmenter, the label generator of a later run."""
+
+    data: str = "scenes"
+    """Folder of the data set, or scenes for the built-in one."""
+    size: str = "96x128"
+    """Height x width of the training images."""
+    steps: int = 300
+    """Training steps."""
+    batch_size: int = 8
+    """Images per step."""
+    lr: float = 2e-3
+    """Learning rate (AdamW, decayed linearly to zero)."""
+    out: str = ""
+    """Folder of the segmenter; empty makes runs/DATA-segmenter-TIME."""
+    seed: int = 1
+    """Seed of every random generator."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU where there is one."""
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    """Data set."""

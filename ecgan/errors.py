@@ -1,0 +1,25 @@
+"""Errors that a user can act on.
+
+The command line prints their message as one sentence and exits with status 2; nothing else is
+shown. Everything that is our own fault stays an ordinary exception with a traceback.
+"""
+
+
+class ECGANError(Exception):
+    """Base of the errors whose message names what was wrong and what was expected."""
+
+
+class ConfigError(ECGANError):
+    """A configuration value or key that cannot be used."""
+
+
+class DataError(ECGANError):
+    """A data set, image or label map that cannot be used."""
+
+
+class WeightsError(ECGANError):
+    """A weights file or pretrained network that is missing or does not fit."""
+
+
+class CheckpointError(ECGANError):
+    """A checkpoint that is missing, incomplete or made for another configuration."""
