@@ -1,0 +1,165 @@
+"""The generator G of ECGAN; the rows B1 to B6 of the paper's Table 3 are switches of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from ecgan_kernels import edge_transfer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ecgan.config import ModelConfig
+from ecgan.errors import ConfigError
+from ecgan.models import resolve
+from ecgan.models.branches import SLOPE, ClassDecoder, ClassFusion, ConvStack, SemanticPreserving
+from ecgan.models.encoders import build_encoder
+from ecgan.models.layout import Layout
+from ecgan.models.projection import ProjectionHead
+from ecgan.models.weights import prepare
+
+
+@dataclass
+class Synthesis:
+    """What one forward of the generator returns; None where the configuration has it off."""
+
+    features: Tensor
+    """F [B, C, H, W], the shared feature, not activated."""
+    image: Tensor
+    """I' [B, 3, H, W]: in (-1.74, 1.74) with edge transfer (Equation 1 adds up to 0.73 of I'_i), in
+    (-1, 1) without. Losses take it as it is, only display clamps [R25]."""
+    edge: Tensor | None
+    """I'_e [B, 3, H, W] in (-1, 1); sigmoid(I'_e) is the attention map I'_a."""
+    refined: Tensor | None
+    """I'' [B, 3, H, W] in (-1, 1); with ``class_fuse`` I_g is fused into it."""
+    class_image: Tensor | None
+    """I_g [B, 3, H, W] in (-1, 1), 0 at void pixels."""
+    raw_image: Tensor | None
+    """I'_i [B, 3, H, W], I' before the content-level transfer; detached, for figures."""
+    edge_features: list[Tensor]
+    """F_e^j, j = 1 to 3; sigmoid(F_e^j) is the attention map F_a^j. Empty without edge branch."""
+    image_features: list[Tensor]
+    """F_i^j, j = 1 to 3, after the transfer."""
+    preserved: Tensor | None
+    """F' [B, C + 6 + channels of S, H, W] of G_s."""
+
+    @property
+    def final(self) -> Tensor:
+        """The image to show: I'' where there is one, else I'."""
+        return self.image if self.refined is None else self.refined
+
+
+class Generator(nn.Module):
+    """E, G_e, G_i, G_t, G_s and the class-specific decoder, as the configuration switches them.
+
+    ``projection`` is the head of the contrastive loss; it belongs to the parameters of G but has
+    no part in the forward. Weights are drawn by Xavier's normal rule with gain 0.02.
+
+    Args:
+        cfg: networks' settings, with num_classes, void_channel, instance_edges and size filled in.
+
+    Raises:
+        ConfigError: settings contradict each other or the size does not suit the encoder.
+    """
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        resolve.check(cfg)
+        self.cfg = cfg
+        self.style_length = resolve.style_length(cfg)
+        channels, layout_channels = cfg.ngf, resolve.layout_channels(cfg)
+        self.encoder = build_encoder(cfg)
+        self.image_generator = ConvStack(channels)
+        self.edge_generator = ConvStack(channels) if cfg.edge_branch else None
+        self.semantic_preserving = (
+            SemanticPreserving(channels, cfg.num_classes, layout_channels, cfg.edge_branch)
+            if cfg.semantic_preserving
+            else None
+        )
+        self.class_decoder = ClassDecoder(channels) if cfg.class_branch else None
+        self.class_fusion = (
+            ClassFusion(channels, cfg.class_fuse) if cfg.class_fuse != "none" else None
+        )
+        self.projection = ProjectionHead(channels, cfg.projection_dim) if cfg.class_branch else None
+        prepare(self, cfg.spectral, official=self.encoder.residual_convolutions())
+
+    def forward(self, layout: Layout, z: Tensor | None = None) -> Synthesis:
+        """Synthesises edges and images for a batch of layouts.
+
+        Args:
+            layout: S, of any height and width that suit the encoder.
+            z: style code. ``style: none`` ignores it; ``encoder`` takes [B, Z]; ``noise`` takes
+                [B, Z], or [B, Z, H, W] to resample regions. Where it is needed and None, the
+                layout's own noise is taken, else it is drawn from N(0, 1).
+
+        Returns:
+            All outputs and the features that losses and figures need.
+
+        Raises:
+            ConfigError: the layout's channels or size do not fit the model.
+        """
+        if layout.channels != resolve.layout_channels(self.cfg):
+            raise ConfigError(
+                f"the model takes layouts of {resolve.layout_channels(self.cfg)} channels "
+                f"(classes, void, instance edges), but this one has {layout.channels}"
+            )
+        features = self.encoder(layout, self._style(layout, z))
+        activated = F.leaky_relu(features, SLOPE)
+
+        edge, edge_raw, edge_features = None, None, []
+        if self.edge_generator is not None:
+            edge_features, edge_raw = self.edge_generator(activated)
+            edge = torch.tanh(edge_raw)
+        if self.cfg.edge_transfer and edge_raw is not None:
+            image_features, image_raw = self.image_generator(activated, edge_features)
+            image = edge_transfer(image_raw, edge_raw, activation="tanh")  # Equation 1
+        else:
+            image_features, image_raw = self.image_generator(activated)
+            image = torch.tanh(image_raw)
+
+        refined, preserved, class_image = None, None, None
+        if self.semantic_preserving is not None:
+            refined, preserved = self.semantic_preserving(activated, image, edge, layout)
+        if self.class_decoder is not None:
+            class_image = self.class_decoder(activated, layout)
+        if self.class_fusion is not None:
+            coarse = image if refined is None else refined
+            refined = self.class_fusion(activated, coarse, class_image, layout)
+        return Synthesis(
+            features=features,
+            image=image,
+            edge=edge,
+            refined=refined,
+            class_image=class_image,
+            raw_image=torch.tanh(image_raw.detach()),
+            edge_features=edge_features,
+            image_features=image_features,
+            preserved=preserved,
+        )
+
+    def sample_style(
+        self,
+        batch: int,
+        *,
+        device: torch.device | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor | None:
+        """Draws style codes [batch, Z] from N(0, 1); None for a model without style."""
+        if self.style_length == 0:
+            return None
+        return torch.randn(batch, self.style_length, device=device, generator=generator)
+
+    def _style(self, layout: Layout, z: Tensor | None) -> Tensor | None:
+        if self.style_length == 0:
+            return None
+        if z is None and self.cfg.style == "noise":
+            z = layout.noise
+        if z is None:
+            return self.sample_style(len(layout), device=layout.labels.device)
+        shapes: list[tuple[int, ...]] = [(len(layout), self.style_length)]
+        if self.cfg.style == "noise":
+            shapes.append((*shapes[0], *layout.size))
+        if tuple(z.shape) not in shapes:
+            expected = " or ".join(str(list(shape)) for shape in shapes)
+            raise ValueError(f"z must be {expected}, not {list(z.shape)}")
+        return z
