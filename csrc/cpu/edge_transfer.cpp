@@ -39,6 +39,7 @@ void edge_transfer(const void* image, const void* edge, void* out, const Strided
 void edge_transfer_backward(const void* grad, const void* image, const void* edge, void* grad_image,
                             void* grad_edge, const Strided<5>& layout, DType dtype,
                             Activation activation, int64_t begin, int64_t end) {
+  if (!grad_image && !grad_edge) return;
   const auto run = ECGAN_BEST(edge_transfer_backward_run);
   walk<3>(
       layout,

@@ -194,7 +194,6 @@ class Run {
                                           grad_edge, layout, dtype_, activation, nullptr);
       check("cuda backward", false);
     });
-    if (!need_image && !need_edge) return;
     ecgan::cpu::edge_transfer_backward(data(kGrad), data(kImage), data(kEdge), grad_image,
                                        grad_edge, layout, dtype_, activation, 0, layout.numel);
     check("cpu backward", true);

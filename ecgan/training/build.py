@@ -1,0 +1,193 @@
+"""From a configuration to data sets and networks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from ecgan.config import (
+    DatasetConfig,
+    LossConfig,
+    ModelConfig,
+    SegmenterConfig,
+    TrainConfig,
+    parse_size,
+)
+from ecgan.data import PairDataset, build_dataset
+from ecgan.data.classes import ClassTable
+from ecgan.errors import CheckpointError, ConfigError
+from ecgan.models import Generator, ImageEncoder, Layout, MultiModalityDiscriminator
+from ecgan.models.segmenter import LabelGenerator, read_label_map
+
+Check = Callable[[int, int], None]
+"""Called with the number of pairs checked and the number of all."""
+
+
+@dataclass
+class Networks:
+    """The networks that training changes."""
+
+    generator: Generator
+    discriminator: MultiModalityDiscriminator
+    encoder: ImageEncoder | None
+    """Image encoder of ``style: encoder``."""
+
+    def items(self) -> dict[str, nn.Module]:
+        """Networks by name, those that are there."""
+        named = {"generator": self.generator, "discriminator": self.discriminator}
+        return named if self.encoder is None else {**named, "encoder": self.encoder}
+
+
+def check_config(cfg: TrainConfig) -> None:
+    """Refuses numbers that cannot work, before anything is read.
+
+    Raises:
+        ConfigError: one sentence that names the key.
+    """
+    parse_size(cfg.size)
+    least = {
+        "batch_size": (cfg.batch_size, 1),
+        "log_every": (cfg.log_every, 1),
+        "sample_every": (cfg.sample_every, 1),
+        "save_every": (cfg.save_every, 1),
+        "keep": (cfg.keep, 1),
+        "optim.steps": (cfg.optim.steps, 0),
+        "optim.epochs": (cfg.optim.epochs, 0),
+        "optim.decay_epochs": (cfg.optim.decay_epochs, 0),
+        "dataset.workers": (cfg.dataset.workers, 0),
+        "dataset.check": (cfg.dataset.check, 0),
+        "segmenter.steps": (cfg.segmenter.steps, 1),
+        "segmenter.batch_size": (cfg.segmenter.batch_size, 1),
+    }
+    for key, (value, minimum) in least.items():
+        if value < minimum:
+            raise ConfigError(f"{key} must be at least {minimum}, not {value}")
+    if cfg.optim.epochs + cfg.optim.decay_epochs < 1:
+        raise ConfigError("optim.epochs and optim.decay_epochs are both 0: nothing to train")
+    if cfg.loss.contrast and not cfg.model.class_branch:
+        raise ConfigError(
+            f"loss.contrast is {cfg.loss.contrast} but its projection head belongs to "
+            "model.class_branch, which is off"
+        )
+    if cfg.optim.lr <= 0:
+        raise ConfigError(f"optim.lr must be above 0, not {cfg.optim.lr}")
+
+
+def open_data(
+    cfg: DatasetConfig,
+    data: str,
+    size: str,
+    seed: int,
+    *,
+    check: Check | None = None,
+    validate: bool = True,
+) -> tuple[PairDataset, PairDataset]:
+    """Opens the training and the validation part of a data set and checks every pair.
+
+    Raises:
+        ConfigError: settings do not suit the data set.
+        DataError: no data there, or a faulty pair; the message names it.
+        WeightsError: HED's weights are missing.
+    """
+    extractor = None
+    if cfg.edges.method == "hed":
+        from ecgan.models.hed import build_hed
+
+        extractor = build_hed(cfg.edges.hed_weights)
+
+    def part(split: Literal["train", "val"]) -> PairDataset:
+        pairs = build_dataset(cfg, data, parse_size(size), split, seed=seed, extractor=extractor)
+        if validate:
+            pairs.validate(check, cfg.check)
+        if extractor is not None:
+            pairs.fill_edge_cache(check)
+        return pairs
+
+    return part("train"), part("val")
+
+
+def fill_model(cfg: TrainConfig, num_classes: int) -> ModelConfig:
+    """The networks' settings with what the data set and the run decide."""
+    return dataclasses.replace(
+        cfg.model,
+        num_classes=num_classes,
+        void_channel=cfg.dataset.void_channel,
+        instance_edges=cfg.dataset.instance_edges,
+        size=cfg.size,
+    )
+
+
+def build_networks(cfg: ModelConfig) -> Networks:
+    """Freshly initialised networks.
+
+    Raises:
+        ConfigError: settings contradict each other.
+    """
+    encoder = ImageEncoder(cfg) if cfg.style == "encoder" else None
+    return Networks(Generator(cfg), MultiModalityDiscriminator(cfg), encoder)
+
+
+def needs_label_generator(cfg: LossConfig) -> bool:
+    """Whether a loss asks for G_l."""
+    return bool(cfg.similarity) or bool(cfg.contrast and cfg.contrastive.hard)
+
+
+def load_label_generator(source: str, cfg: SegmenterConfig, num_classes: int) -> LabelGenerator:
+    """G_l from a folder or hub id.
+
+    Raises:
+        WeightsError: nothing usable there.
+        ConfigError: the label map does not fit.
+    """
+    label_map = read_label_map(cfg.label_map) if cfg.label_map else None
+    return LabelGenerator.from_pretrained(source, num_classes, label_map)
+
+
+def make_layout(batch: dict[str, torch.Tensor], cfg: ModelConfig) -> Layout:
+    """The conditioning input of a batch."""
+    return Layout(
+        batch["labels"],
+        cfg.num_classes,
+        void_channel=cfg.void_channel,
+        instance_edges=batch.get("instance_edges") if cfg.instance_edges else None,
+    )
+
+
+def classes_to_json(classes: ClassTable) -> str:
+    """Names, colours and file ids of the classes, as a checkpoint keeps them."""
+    return json.dumps(
+        {
+            "names": classes.names,
+            "colours": classes.colours.tolist(),
+            "file_ids": classes.file_ids,
+            "void_ids": classes.void_ids,
+        },
+        indent=1,
+    )
+
+
+def read_classes(path: Path) -> ClassTable:
+    """Reads what :func:`classes_to_json` wrote.
+
+    Raises:
+        CheckpointError: the file is missing or broken.
+    """
+    import numpy as np
+
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return ClassTable(
+            names=tuple(values["names"]),
+            colours=np.array(values["colours"], np.uint8),
+            file_ids=tuple(values["file_ids"]),
+            void_ids=tuple(values["void_ids"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"class table {path} cannot be read: {error}") from None
