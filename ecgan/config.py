@@ -226,6 +226,8 @@ class OptimConfig:
 
     lr: float = 2e-4
     """Learning rate; with ttur G takes half of it and D twice."""
+    lr_discriminator: float = 0.0
+    """D's learning rate; 0: as lr and ttur say."""
     ttur: bool = True
     """Two time-scale update rule: G lr/2, D 2*lr."""
     beta1: float = 0.0

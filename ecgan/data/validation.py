@@ -54,8 +54,8 @@ def check_pair(pair: PairFiles, classes: ClassTable) -> list[Fault]:
         for path, size in sizes.items():
             if size != (height, width):
                 text = (
-                    f"{path} is {size[1]}x{size[0]} pixels: expected {width}x{height}, "
-                    f"the size of its image {pair.image}"
+                    f"{path} is {size[0]} pixels high and {size[1]} wide: expected {height} and "
+                    f"{width}, the size of its image {pair.image}"
                 )
                 faults.append(Fault("size", path, text))
     return faults

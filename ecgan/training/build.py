@@ -22,7 +22,7 @@ from ecgan.config import (
 )
 from ecgan.data import PairDataset, build_dataset
 from ecgan.data.classes import ClassTable
-from ecgan.errors import CheckpointError, ConfigError
+from ecgan.errors import CheckpointError, ConfigError, WeightsError
 from ecgan.models import Generator, ImageEncoder, Layout, MultiModalityDiscriminator
 from ecgan.models.segmenter import LabelGenerator, read_label_map
 
@@ -78,6 +78,11 @@ def check_config(cfg: TrainConfig) -> None:
         )
     if cfg.optim.lr <= 0:
         raise ConfigError(f"optim.lr must be above 0, not {cfg.optim.lr}")
+    if cfg.optim.lr_discriminator < 0:
+        raise ConfigError(
+            f"optim.lr_discriminator must be above 0, or 0 for lr's, not "
+            f"{cfg.optim.lr_discriminator}"
+        )
 
 
 def open_data(
@@ -100,6 +105,8 @@ def open_data(
     if cfg.edges.method == "hed":
         from ecgan.models.hed import build_hed
 
+        if not cfg.edges.hed_weights:
+            raise WeightsError("edges by hed need its weights file: set dataset.edges.hed_weights")
         extractor = build_hed(cfg.edges.hed_weights)
 
     def part(split: Literal["train", "val"]) -> PairDataset:

@@ -25,6 +25,10 @@ def decay(cfg: OptimConfig, step: int, total: int) -> float:
 
 
 def learning_rates(cfg: OptimConfig, step: int, total: int) -> tuple[float, float]:
-    """Learning rates of G and D at ``step``; with ttur half and twice ``lr``."""
-    lr = cfg.lr * decay(cfg, step, total)
-    return (lr / 2, lr * 2) if cfg.ttur else (lr, lr)
+    """Learning rates of G and D at ``step``; with ttur half and twice ``lr``.
+
+    ``lr_discriminator`` stands for D's where it is given.
+    """
+    g, d = (cfg.lr / 2, cfg.lr * 2) if cfg.ttur else (cfg.lr, cfg.lr)
+    factor = decay(cfg, step, total)
+    return g * factor, (cfg.lr_discriminator or d) * factor

@@ -87,7 +87,7 @@ def missing_label(root: Path) -> str:
 
 def other_size(root: Path) -> str:
     Image.fromarray(np.zeros((40, 50), np.uint8)).save(root / "labels" / "pair_2.png")
-    return "50x40 pixels: expected 60x40"
+    return "40 pixels high and 50 wide: expected 40 and 60"
 
 
 @pytest.mark.parametrize("spoil", [wrong_id, unreadable_image, missing_label, other_size])
@@ -126,7 +126,7 @@ def test_training_on_a_folder(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], {"preset": "B6", "size": "96x128", "lr": 4e-4, "similarity": 1.0, "ngf": 16}),
+        ([], {"preset": "B6", "size": "96x128", "lr": 1e-3, "similarity": 1.0, "ngf": 16}),
         (["--preset", "B2", "--lr", "0.5"], {"preset": "B2", "similarity": 0.0, "lr": 0.5}),
         (["--config", "my.yaml"], {"preset": "B4", "size": "64x64", "similarity": 0.5, "ngf": 64}),
         (["--config", "my.yaml", "--recipe", "quickstart"], {"size": "64x64", "ngf": 16}),

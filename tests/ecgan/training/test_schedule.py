@@ -19,6 +19,7 @@ def test_constant_then_linear_to_zero():
 def test_two_time_scales():
     assert learning_rates(OptimConfig(lr=2e-4), 0, 10) == pytest.approx((1e-4, 4e-4))
     assert learning_rates(OptimConfig(lr=2e-4, ttur=False), 0, 10) == (2e-4, 2e-4)
+    assert learning_rates(OptimConfig(lr=2e-4, lr_discriminator=3e-4), 0, 10) == (1e-4, 3e-4)
 
 
 def test_without_decay():
