@@ -165,6 +165,9 @@ def build_small_segformer(num_classes: int) -> SegformerForSemanticSegmentation:
 def _load_segformer(source: str) -> SegformerForSemanticSegmentation:
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
+    # No hub id looks like this; the hub client would retry for half a minute before it says so.
+    if (source.startswith((".", "/", "~")) or source.count("/") > 1) and not Path(source).is_dir():
+        raise WeightsError(f"the segmenter's folder {source} does not exist")
     try:
         kind = SegformerConfig.get_config_dict(source)[0].get("model_type")
         if kind != "segformer":

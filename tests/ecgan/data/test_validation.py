@@ -66,7 +66,8 @@ def test_unreadable_image(cfg, folder):
 def test_sizes_that_differ(cfg, folder, save):
     save(folder / "labels" / "a.png", np.zeros((12, 15), np.uint8))
     text = sentence(cfg, folder)
-    assert f"{folder / 'labels' / 'a.png'} is 12 pixels high and 15 wide: expected 12 and 16" in text
+    label = folder / "labels" / "a.png"
+    assert f"{label} is 12 pixels high and 15 wide: expected 12 and 16" in text
     assert str(folder / "images" / "a.png") in text
 
 

@@ -102,7 +102,7 @@ def sentence(source) -> str:
 
 def test_sources_that_are_no_segformer(segformer, folder, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert "cannot load a SegFormer" in sentence(tmp_path / "missing")
+    assert "does not exist" in sentence(tmp_path / "missing")
     assert "cannot load a SegFormer" in sentence("nobody/no-such-segformer")
     assert "cannot load a SegFormer" in sentence(tmp_path)
 
