@@ -49,8 +49,8 @@ def test_ctest(build: Path) -> None:
     )
     assert "100% tests passed" in report
     for variant in ("plain", "asan", "tsan"):  # none may drop out unnoticed
-        for name in ("emulator_test", "edge_transfer_test"):
-            assert re.search(rf"{name}\.{variant}\S* \.* +Passed", report), report
+        for name in ("emulator", "edge_transfer", "pixel_contrast", "similarity_bce"):
+            assert re.search(rf"{name}_test\.{variant}\S* \.* +Passed", report), report
 
 
 def test_installed_package_links(build: Path, tmp_path: Path) -> None:

@@ -45,11 +45,13 @@ struct BFloat16 {
 template <class T>
 struct ComputeType {
   using type = Float;
+  using element = float;
   static constexpr int lanes = kLanes;
 };
 template <>
 struct ComputeType<double> {
   using type = double;
+  using element = double;
   static constexpr int lanes = 1;
 };
 
@@ -96,6 +98,59 @@ ECGAN_SIMD Int select(Int mask, Int yes, Int no) {
 }
 ECGAN_SIMD Float select(Int mask, Float yes, Float no) {
   return bit_cast<Float>(select(mask, bit_cast<Int>(yes), bit_cast<Int>(no)));
+}
+
+ECGAN_SIMD double select(bool mask, double yes, double no) {
+  return mask ? yes : no;
+}
+
+// The larger and the smaller; y where one of them is NaN.
+ECGAN_SIMD Float maximum(Float x, Float y) {
+#if defined(__AVX512F__)
+  return bit_cast<Float>(_mm512_maskz_max_ps(0xffff, bit_cast<__m512>(x), bit_cast<__m512>(y)));
+#elif defined(__AVX2__)
+  return bit_cast<Float>(_mm256_max_ps(bit_cast<__m256>(x), bit_cast<__m256>(y)));
+#else
+  return select(x > y, x, y);
+#endif
+}
+ECGAN_SIMD Float minimum(Float x, Float y) {
+  return -maximum(-x, -y);
+}
+ECGAN_SIMD double maximum(double x, double y) {
+  return x > y ? x : y;
+}
+ECGAN_SIMD double minimum(double x, double y) {
+  return x < y ? x : y;
+}
+
+// Over the lanes of a vector, in a tree.
+template <class F>
+ECGAN_SIMD float reduce(Float x, F f) {
+  float lane[kLanes];
+  __builtin_memcpy(lane, &x, sizeof(x));
+  for (int n = kLanes / 2; n > 0; n /= 2) {
+    for (int i = 0; i < n; ++i) lane[i] = f(lane[i], lane[i + n]);
+  }
+  return lane[0];
+}
+ECGAN_SIMD float sum(Float x) {
+  return reduce(x, [](float a, float b) { return a + b; });
+}
+ECGAN_SIMD float largest(Float x) {
+  return reduce(x, [](float a, float b) { return a > b ? a : b; });
+}
+ECGAN_SIMD float smallest(Float x) {
+  return reduce(x, [](float a, float b) { return a < b ? a : b; });
+}
+ECGAN_SIMD double sum(double x) {
+  return x;
+}
+ECGAN_SIMD double largest(double x) {
+  return x;
+}
+ECGAN_SIMD double smallest(double x) {
+  return x;
 }
 
 // NaN stays NaN.
@@ -213,6 +268,86 @@ ECGAN_SIMD Float exp(Float x) {
 ECGAN_SIMD double exp(double x) {
   return __builtin_exp(x);
 }
+
+// e^x for x <= 0; 0 from -88 on, where float has no normal number left.
+ECGAN_SIMD Float exp_nonpositive(Float x) {
+  Int n;
+  const Float e = 1.0f + expm1_reduced(maximum(-88.0f - Float{}, x), &n);
+  return e * power_of_two(n);
+}
+ECGAN_SIMD double exp_nonpositive(double x) {
+  return __builtin_exp(x);
+}
+
+// 1 / x of a normal number whose reciprocal is normal too. The processor's estimate has 12 bits;
+// one step of Newton's, written so that what is rounded is small, makes them 22.
+ECGAN_SIMD Float reciprocal(Float x) {
+#if defined(__AVX512F__)
+  const Float r = bit_cast<Float>(_mm512_maskz_rcp14_ps(0xffff, bit_cast<__m512>(x)));
+  return r + r * (1.0f - x * r);
+#elif defined(__AVX2__)
+  const Float r = bit_cast<Float>(_mm256_rcp_ps(bit_cast<__m256>(x)));
+  return r + r * (1.0f - x * r);
+#else
+  return 1.0f / x;
+#endif
+}
+ECGAN_SIMD double reciprocal(double x) {
+  return 1 / x;
+}
+
+// log(1 + x) for 0 <= x <= 1, with its relative accuracy: 2 artanh(w) of w = x / (2 + x) <= 1/3.
+ECGAN_SIMD Float log1p_unit(Float x) {
+  const Float w = x / (2.0f + x);
+  const Float u = w * w;
+  Float q = u * (1.0f / 15) + 1.0f / 13;
+  q = q * u + 1.0f / 11;
+  q = q * u + 1.0f / 9;
+  q = q * u + 1.0f / 7;
+  q = q * u + 1.0f / 5;
+  q = q * u + 1.0f / 3;
+  return 2.0f * (w + w * u * q);
+}
+ECGAN_SIMD double log1p_unit(double x) {
+  return __builtin_log1p(x);
+}
+
+// A sum of logarithms as the logarithm of a product, whose exponent is counted apart: one log for
+// many factors. They are positive normal numbers; infinity and NaN leave nonsense.
+template <class V>
+struct LogSum;
+template <>
+struct LogSum<Float> {
+  Float mantissa = Float{} + 1.0f;
+  Int exponent = {};
+
+  // At most 100 times, then fold(): each mantissa is below 2.
+  inline __attribute__((always_inline)) void add(Float x) {
+    const Int bits = bit_cast<Int>(x);
+    exponent += bits >> 23;
+    mantissa *= bit_cast<Float>((bits & 0x7fffff) | 0x3f800000);
+  }
+  inline __attribute__((always_inline)) void fold(int32_t added) {
+    const Int bits = bit_cast<Int>(mantissa);
+    exponent += (bits >> 23) - 127 * (added + 1);
+    mantissa = bit_cast<Float>((bits & 0x7fffff) | 0x3f800000);
+  }
+  // After fold().
+  double total() const {
+    double sum = 0;
+    for (int i = 0; i < kLanes; ++i) {
+      sum += exponent[i] * 0x1.62e42fefa39efp-1 + __builtin_log(mantissa[i]);
+    }
+    return sum;
+  }
+};
+template <>
+struct LogSum<double> {
+  double value = 0;
+  void add(double x) { value += __builtin_log(x); }
+  void fold(int32_t) {}
+  double total() const { return value; }
+};
 
 template <class V>
 struct ValueAndDerivative {

@@ -9,12 +9,12 @@
 #include <string>
 
 // ECGAN_SHARED(float, tile, [32][33]) declares an array of the block, ECGAN_DYNAMIC_SHARED(float,
-// buffer) a pointer to the memory of the launch's shared_bytes. Kernels use these and never plain
-// __shared__, so that a test build may put guards around each array.
+// buffer) a pointer to the memory of the launch's shared_bytes, aligned as WMMA wants it. Kernels
+// use these and never plain __shared__, so that a test build may put guards around each array.
 #ifndef ECGAN_SHARED
 #define ECGAN_SHARED(T, name, dims) __shared__ T name dims
 #define ECGAN_DYNAMIC_SHARED(T, name)                            \
-  extern __shared__ __align__(16) unsigned char ecgan_dynamic[]; \
+  extern __shared__ __align__(32) unsigned char ecgan_dynamic[]; \
   T* const name = reinterpret_cast<T*>(ecgan_dynamic)
 #endif
 

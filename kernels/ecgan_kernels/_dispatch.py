@@ -24,6 +24,13 @@ _REFERENCE: _Orders = {
     "sm_80": ("reference",),
     "other": ("reference",),
 }
+# Before Ampere Triton has no tensor-core products.
+_PAIRWISE: _Orders = {
+    "cpu": ("cpu", "reference"),
+    "sm_70": ("cuda", "reference"),
+    "sm_80": ("cuda", "triton", "reference"),
+    "other": ("reference",),
+}
 _ORDERS: dict[str, _Orders] = {
     "edge_transfer": {
         "cpu": ("cpu", "reference"),
@@ -31,8 +38,8 @@ _ORDERS: dict[str, _Orders] = {
         "sm_80": ("cuda", "triton", "reference"),
         "other": ("reference",),
     },
-    "similarity_bce": _REFERENCE,
-    "pixel_contrast": _REFERENCE,
+    "similarity_bce": _PAIRWISE,
+    "pixel_contrast": _PAIRWISE,
     "label_conv2d": _REFERENCE,
     "label_spade": _REFERENCE,
     "class_conv2d": _REFERENCE,

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ecgan_kernels import _library, reference
 from ecgan_kernels._checks import (
     check_choice,
     check_device,
@@ -14,9 +19,6 @@ from ecgan_kernels._checks import (
     check_shape,
 )
 from ecgan_kernels._dispatch import choose
-from ecgan_kernels.reference.pixel_contrast import pixel_contrast as _reference
-
-_IMPLEMENTATIONS = {"reference": _reference}
 
 
 def pixel_contrast(
@@ -47,6 +49,9 @@ def pixel_contrast(
     :math:`\partial L_i / \partial s_{ip} = -q_{ip} / |P_i|` and
     :math:`\partial L_i / \partial s_{in} = \mathrm{softmax}_{N_i}(s_i)_n \,
     \frac{1}{|P_i|} \sum_p q_{ip}`; it reaches ``embeddings`` and ``contrast``.
+    Every implementation but the reference works on tiles of the pair matrix, and keeps the
+    normalised embeddings and three numbers an anchor, O((P + Q) D); the backward pass computes the
+    tiles again. Differentiable once.
 
     Args:
         embeddings: anchors, float32, float16, bfloat16 or float64 [P, D], any strides.
@@ -89,14 +94,210 @@ def pixel_contrast(
     check_positive("temperature", temperature)
     check_int("ignore_index", ignore_index)
     check_choice("reduction", reduction, ("mean", "sum", "none"))
-    run = _IMPLEMENTATIONS[choose("pixel_contrast", impl, embeddings)]
-    return run(
+    chosen = choose("pixel_contrast", impl, embeddings)
+    if chosen == "reference":
+        return reference.pixel_contrast(
+            embeddings,
+            labels,
+            contrast=contrast,
+            contrast_labels=contrast_labels,
+            temperature=temperature,
+            ignore_index=ignore_index,
+            normalize=normalize,
+            reduction=reduction,
+        )
+    with torch.autocast(embeddings.device.type, enabled=False):
+        compute = torch.promote_types(embeddings.dtype, torch.float32)
+        anchors = others = _prepare(embeddings, labels, ignore_index, normalize, compute)
+        other_labels = labels
+        if contrast is not None and contrast_labels is not None:
+            others = _prepare(contrast, contrast_labels, ignore_index, normalize, compute)
+            other_labels = contrast_labels
+        need_grad = torch.is_grad_enabled() and (anchors.requires_grad or others.requires_grad)
+        if chosen == "triton":
+            run = torch.ops.ecgan.pixel_contrast_triton
+        else:
+            run = torch.ops.ecgan.pixel_contrast
+        loss, positives, _, _ = run(
+            anchors,
+            labels,
+            others,
+            other_labels,
+            contrast is None,
+            float(temperature),
+            ignore_index,
+            need_grad,
+        )
+        if reduction == "none":
+            return loss
+        if reduction == "sum":
+            return loss.sum()
+        return loss.sum() / (positives > 0).sum().clamp(min=1)
+
+
+def _prepare(
+    z: Tensor, labels: Tensor, ignore_index: int, normalize: bool, compute: torch.dtype
+) -> Tensor:
+    """Embeddings [P, D] in ``compute``, 0 where ignored, scaled to length 1 if wanted."""
+    z = z.to(compute)
+    # A NaN in an ignored embedding would survive the gradient of zero that it gets.
+    z = z.where((labels.long() != ignore_index)[:, None], 0)
+    return F.normalize(z, dim=1) if normalize else z
+
+
+@torch.library.custom_op("ecgan::pixel_contrast_triton", mutates_args=())
+def _triton(
+    embeddings: Tensor,
+    labels: Tensor,
+    contrast: Tensor,
+    contrast_labels: Tensor,
+    same_set: bool,
+    temperature: float,
+    ignore_index: int,
+    need_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    from ecgan_kernels.triton import pixel_contrast as kernels
+
+    return kernels.forward(
         embeddings,
         labels,
-        contrast=contrast,
-        contrast_labels=contrast_labels,
-        temperature=temperature,
-        ignore_index=ignore_index,
-        normalize=normalize,
-        reduction=reduction,
+        contrast,
+        contrast_labels,
+        same_set,
+        temperature,
+        ignore_index,
+        need_grad,
     )
+
+
+@torch.library.custom_op("ecgan::pixel_contrast_triton_backward", mutates_args=())
+def _triton_backward(
+    grad: Tensor,
+    embeddings: Tensor,
+    labels: Tensor,
+    contrast: Tensor,
+    contrast_labels: Tensor,
+    same_set: bool,
+    temperature: float,
+    ignore_index: int,
+    positives: Tensor,
+    negative_lse: Tensor,
+    pull: Tensor,
+    need_embeddings: bool,
+    need_contrast: bool,
+) -> tuple[Tensor, Tensor]:
+    from ecgan_kernels.triton import pixel_contrast as kernels
+
+    grad_embeddings, grad_contrast = kernels.backward(
+        grad,
+        embeddings,
+        labels,
+        contrast,
+        contrast_labels,
+        same_set,
+        temperature,
+        ignore_index,
+        positives,
+        negative_lse,
+        pull,
+        need_embeddings,
+        need_contrast,
+    )
+    return (
+        embeddings.new_empty((0, 0)) if grad_embeddings is None else grad_embeddings,
+        contrast.new_empty((0, 0)) if grad_contrast is None else grad_contrast,
+    )
+
+
+def _register(name: str) -> None:
+    """Gives the op ``name`` and its sibling ``<name>_backward`` fake kernels and a gradient.
+
+    Both have the schemas in csrc/ops/pixel_contrast.cpp.
+    """
+    backward_op = getattr(torch.ops.ecgan, f"{name}_backward")
+
+    def fake(
+        embeddings: Tensor,
+        labels: Tensor,
+        contrast: Tensor,
+        contrast_labels: Tensor,
+        same_set: bool,
+        temperature: float,
+        ignore_index: int,
+        need_grad: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        count = embeddings.shape[0]
+        return (
+            embeddings.new_empty(count),
+            embeddings.new_empty(count, dtype=torch.int64),
+            embeddings.new_empty(count),
+            embeddings.new_empty(count if need_grad else 0),
+        )
+
+    def fake_backward(
+        grad: Tensor,
+        embeddings: Tensor,
+        labels: Tensor,
+        contrast: Tensor,
+        contrast_labels: Tensor,
+        same_set: bool,
+        temperature: float,
+        ignore_index: int,
+        positives: Tensor,
+        negative_lse: Tensor,
+        pull: Tensor,
+        need_embeddings: bool,
+        need_contrast: bool,
+    ) -> tuple[Tensor, Tensor]:
+        return (
+            embeddings.new_empty(embeddings.shape if need_embeddings else (0, 0)),
+            contrast.new_empty(contrast.shape if need_contrast and not same_set else (0, 0)),
+        )
+
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+        *tensors, ctx.same_set, ctx.temperature, ctx.ignore_index, ctx.has_grad = inputs
+        _, positives, negative_lse, pull = output
+        ctx.mark_non_differentiable(positives, negative_lse, pull)
+        ctx.save_for_backward(*tensors, positives, negative_lse, pull)
+
+    def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+        if not ctx.has_grad:
+            raise RuntimeError(f"{name}: need_grad was False, so there is no gradient")
+        *tensors, positives, negative_lse, pull = ctx.saved_tensors
+        need_embeddings, _, need_contrast, *_ = ctx.needs_input_grad
+        need_contrast = need_contrast and not ctx.same_set
+        grad_embeddings, grad_contrast = backward_op(
+            grad,
+            *tensors,
+            ctx.same_set,
+            ctx.temperature,
+            ctx.ignore_index,
+            positives,
+            negative_lse,
+            pull,
+            need_embeddings,
+            need_contrast,
+        )
+        # Of one set, the whole gradient goes to the first argument.
+        return (
+            grad_embeddings if need_embeddings else None,
+            None,
+            grad_contrast if need_contrast else None,
+            *[None] * 5,
+        )
+
+    def backward_twice(ctx: Any, *grads: Tensor) -> None:
+        # Without this, torch would take the first gradient for a constant.
+        raise RuntimeError(
+            "pixel_contrast is differentiable once: use impl='reference' for second derivatives"
+        )
+
+    torch.library.register_fake(f"ecgan::{name}", fake)
+    torch.library.register_fake(f"ecgan::{name}_backward", fake_backward)
+    torch.library.register_autograd(f"ecgan::{name}", backward, setup_context=setup_context)
+    torch.library.register_autograd(f"ecgan::{name}_backward", backward_twice)
+
+
+_register("pixel_contrast_triton")
+if _library.CPU.loaded:
+    _register("pixel_contrast")
