@@ -26,7 +26,7 @@ except ImportError:
 
 CLASSES = 35
 EAGER_SIZES = [1024, 2048, 4096, 8192]
-KEOPS_SIZE = 4096
+KEOPS_SIZE = EAGER_SIZES[-1]
 FUSED_SIZES = [16384, 32768, 131072]  # the last is 256 x 512 at full resolution
 IMPLEMENTATIONS = ["cpu"] if DEVICE.type == "cpu" else ["cuda", "triton"]
 

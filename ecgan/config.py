@@ -150,8 +150,15 @@ class ContrastConfig:
     """tau."""
     layouts: int = 8
     """Layouts that share one loss."""
+    source: Literal["batch", "ranks", "queue"] = "batch"
+    """Where they come from: the process's batch; the batches of all processes; or the batch and a
+    queue of past embeddings."""
     budget: int = 4096
     """Pixels sampled from those layouts, balanced over the classes."""
+    queue_mb: float = 16.0
+    """Memory of the queue in MiB, in equal parts for the classes."""
+    queue_update: int = 10
+    """Most pixels of one class that enter the queue in a step (from each process)."""
     hard: bool = False
     """Draw half of each class where the label generator is wrong on I''."""
     warmup_steps: int = 0
@@ -212,6 +219,8 @@ class LossConfig:
     """lambda of Equation 6: weight of I'' beside I' and the edge in D, L_f, L_p and L_GAN."""
     similarity_resolution: str = "quarter"
     """Grid of the similarity loss: quarter, full, or the number of rows."""
+    similarity_pairs: str = "all"
+    """Pairs of pixels of the similarity loss: all, or the number drawn from each image."""
     similarity_eps: float = 1e-6
     """Lower bound inside the similarity loss's logarithm."""
     contrastive: ContrastConfig = field(default_factory=ContrastConfig)

@@ -7,8 +7,9 @@ from ecgan.losses.gan import gan_loss
 from ecgan.losses.kld import kl_divergence
 from ecgan.losses.labels import resize_labels
 from ecgan.losses.objective import Objective
+from ecgan.losses.pair_sampling import sampled_similarity
 from ecgan.losses.perceptual import perceptual_loss
-from ecgan.losses.similarity import similarity_grid, similarity_loss
+from ecgan.losses.similarity import similarity_grid, similarity_loss, similarity_pairs
 
 __all__ = [
     "Objective",
@@ -19,6 +20,8 @@ __all__ = [
     "kl_divergence",
     "perceptual_loss",
     "resize_labels",
+    "sampled_similarity",
     "similarity_grid",
     "similarity_loss",
+    "similarity_pairs",
 ]

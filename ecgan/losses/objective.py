@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from ecgan_kernels import PixelQueue
 from torch import Tensor, nn
 
 from ecgan.config import LossConfig
@@ -18,7 +19,7 @@ from ecgan.losses.gan import gan_loss
 from ecgan.losses.kld import kl_divergence
 from ecgan.losses.labels import resize_labels
 from ecgan.losses.perceptual import perceptual_loss
-from ecgan.losses.similarity import similarity_grid, similarity_loss
+from ecgan.losses.similarity import similarity_grid, similarity_loss, similarity_pairs
 
 if TYPE_CHECKING:
     from ecgan.models.generator import Synthesis
@@ -51,6 +52,7 @@ class Objective:
         cfg: LossConfig,
         perceptual: PerceptualNetwork | None = None,
         label_generator: nn.Module | None = None,
+        queue: PixelQueue | None = None,
     ) -> None:
         """Checks that the frozen networks that the losses need are there.
 
@@ -60,9 +62,11 @@ class Objective:
             label_generator: frozen G_l, image [B, 3, H, W] in [-1, 1] to logits [B, N, h, w]; may
                 be None where neither the similarity loss nor hard sampling needs it. Classes that
                 its optional buffer ``covered`` (bool [N]) denies count as void in L_sim.
+            queue: past embeddings of the contrastive loss; may be None unless its source is queue.
 
         Raises:
-            ConfigError: a switched-on loss lacks its network, or similarity_resolution is wrong.
+            ConfigError: a switched-on loss lacks its network or queue, or similarity_resolution or
+                similarity_pairs is wrong.
         """
         if cfg.perceptual and perceptual is None:
             raise ConfigError("loss.perceptual is above 0 but there is no perceptual network")
@@ -70,10 +74,14 @@ class Objective:
             raise ConfigError("loss.similarity is above 0 but there is no label generator")
         if cfg.contrast and cfg.contrastive.hard and label_generator is None:
             raise ConfigError("loss.contrastive.hard needs a label generator but there is none")
+        if cfg.contrast and cfg.contrastive.source == "queue" and queue is None:
+            raise ConfigError("loss.contrastive.source is queue but there is no queue")
         similarity_grid(cfg.similarity_resolution, (1, 1))
+        similarity_pairs(cfg.similarity_pairs)
         self.cfg = cfg
         self.perceptual = perceptual
         self.label_generator = label_generator
+        self.queue = queue
 
     def generator(
         self,
@@ -126,6 +134,7 @@ class Objective:
                 self._covered(labels, void),
                 ignore_index=void,
                 resolution=cfg.similarity_resolution,
+                pairs=cfg.similarity_pairs,
                 eps=cfg.similarity_eps,
             )
         if cfg.contrast:
@@ -265,6 +274,9 @@ class Objective:
             layouts=cfg.layouts,
             budget=cfg.budget,
             predictions=guess,
+            across_ranks=cfg.source == "ranks",
+            queue=self.queue if cfg.source == "queue" else None,
+            queue_update=cfg.queue_update,
         )
         # Multiplied by zero, not left out, during warm-up: the projection head keeps a (zero)
         # gradient, which data-parallel training expects of every parameter.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from ecgan_kernels import PixelQueue
 from torch import nn
 
 from ecgan.config import (
@@ -65,6 +66,9 @@ def check_config(cfg: TrainConfig) -> None:
         "dataset.check": (cfg.dataset.check, 0),
         "segmenter.steps": (cfg.segmenter.steps, 1),
         "segmenter.batch_size": (cfg.segmenter.batch_size, 1),
+        "loss.contrastive.layouts": (cfg.loss.contrastive.layouts, 1),
+        "loss.contrastive.budget": (cfg.loss.contrastive.budget, 1),
+        "loss.contrastive.queue_update": (cfg.loss.contrastive.queue_update, 1),
     }
     for key, (value, minimum) in least.items():
         if value < minimum:
@@ -75,6 +79,10 @@ def check_config(cfg: TrainConfig) -> None:
         raise ConfigError(
             f"loss.contrast is {cfg.loss.contrast} but its projection head belongs to "
             "model.class_branch, which is off"
+        )
+    if cfg.loss.contrastive.queue_mb <= 0:
+        raise ConfigError(
+            f"loss.contrastive.queue_mb must be above 0, not {cfg.loss.contrastive.queue_mb}"
         )
     if cfg.optim.lr <= 0:
         raise ConfigError(f"optim.lr must be above 0, not {cfg.optim.lr}")
@@ -139,6 +147,22 @@ def build_networks(cfg: ModelConfig) -> Networks:
     """
     encoder = ImageEncoder(cfg) if cfg.style == "encoder" else None
     return Networks(Generator(cfg), MultiModalityDiscriminator(cfg), encoder)
+
+
+def build_queue(cfg: LossConfig, model: ModelConfig, device: torch.device) -> PixelQueue | None:
+    """The contrastive loss's queue of past embeddings, where its source is one.
+
+    Raises:
+        ConfigError: queue_mb does not hold one embedding of each class.
+    """
+    settings = cfg.contrastive
+    if not cfg.contrast or settings.source != "queue":
+        return None
+    try:
+        queue = PixelQueue(model.num_classes, model.projection_dim, megabytes=settings.queue_mb)
+    except ValueError as error:
+        raise ConfigError(f"loss.contrastive.queue_mb: {error}") from None
+    return queue.to(device)
 
 
 def needs_label_generator(cfg: LossConfig) -> bool:

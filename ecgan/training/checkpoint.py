@@ -33,7 +33,7 @@ class TrainingState:
     """What a checkpoint holds besides the random generators."""
 
     networks: Mapping[str, nn.Module]
-    """Networks by file name: generator, discriminator and perhaps encoder."""
+    """Modules by file name: generator, discriminator and perhaps encoder and contrast_queue."""
     optimizers: Mapping[str, torch.optim.Optimizer]
     """Optimisers by file name."""
     scaler: torch.amp.GradScaler | None = None

@@ -16,6 +16,7 @@ from ecgan.models.segmenter import LabelGenerator
 from ecgan.training.build import (
     Check,
     build_networks,
+    build_queue,
     check_config,
     fill_model,
     load_label_generator,
@@ -61,6 +62,7 @@ def train(cfg: TrainConfig, resume: Path | None = None, check: Check | None = No
     model = fill_model(cfg, data[0].num_classes)
     set_seed(cfg.seed)
     networks = build_networks(model)
+    queue = build_queue(cfg.loss, model, device)
     perceptual = None
     if cfg.loss.perceptual:
         perceptual = build_perceptual(cfg.loss.perceptual_network).to(device)
@@ -78,6 +80,7 @@ def train(cfg: TrainConfig, resume: Path | None = None, check: Check | None = No
             cfg.loss,
             perceptual,
             None if label_generator is None else label_generator.to(device),
+            queue,
         )
         # Again, so that the run does not depend on whether it trained a segmenter.
         set_seed(cfg.seed)

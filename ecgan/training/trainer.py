@@ -252,8 +252,9 @@ class Trainer:
         }
 
     def _state(self) -> TrainingState:
+        queue = self.objective.queue
         return TrainingState(
-            networks=self.networks.items(),
+            networks=self.networks.items() | ({} if queue is None else {"contrast_queue": queue}),
             optimizers={
                 "generator_optimizer": self.g_optimizer,
                 "discriminator_optimizer": self.d_optimizer,

@@ -12,6 +12,7 @@ from ecgan_kernels.edge_transfer import edge_transfer
 from ecgan_kernels.label_conv2d import label_conv2d
 from ecgan_kernels.label_index import LabelIndex
 from ecgan_kernels.pixel_contrast import pixel_contrast
+from ecgan_kernels.pixel_queue import PixelQueue
 from ecgan_kernels.sample_pixels import sample_pixels
 from ecgan_kernels.similarity_bce import similarity_bce
 
@@ -19,6 +20,7 @@ __all__ = [
     "LabelIndex",
     "Library",
     "OperatorInfo",
+    "PixelQueue",
     "class_conv2d",
     "cpu_isa",
     "edge_transfer",

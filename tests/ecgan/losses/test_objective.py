@@ -2,6 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from ecgan_kernels import PixelQueue
 from torch import nn
 
 from ecgan.config import ContrastConfig, LossConfig, preset_values
@@ -90,13 +91,14 @@ class World:
         }
         self.judge, self.percept, self.segment = Judge(), Percept(), Segment()
         self.projection = nn.Linear(C, 8)
+        self.queue = None
 
     def image(self, present):
         return torch.randn(B, 3, H, W, requires_grad=True) if present else None
 
     @property
     def objective(self):
-        return Objective(self.cfg, self.percept, self.segment)
+        return Objective(self.cfg, self.percept, self.segment, self.queue)
 
     def generator(self, **kwargs):
         return self.objective.generator(
@@ -275,6 +277,16 @@ def test_warm_up_keeps_the_graph_but_counts_nothing():
     assert world.generator(step=10)["contrast"].item() > 0
 
 
+def test_the_settings_reach_the_losses():
+    full = World(similarity_resolution="full").generator()["similarity"]
+    drawn = World(similarity_resolution="full", similarity_pairs="200000").generator()["similarity"]
+    assert full.item() != drawn.item() == pytest.approx(full.item(), rel=0.01)
+    world = World(contrastive=ContrastConfig(source="queue", queue_update=1))
+    world.queue = PixelQueue(N, world.projection.out_features, megabytes=1)
+    world.generator()
+    assert world.queue.counts.tolist() == [1, 1, 1]
+
+
 def test_hard_sampling_asks_the_label_generator_once_without_a_graph():
     hard = ContrastConfig(hard=True)
     alone = World(similarity=0, contrastive=hard)
@@ -304,6 +316,10 @@ def test_what_is_missing_is_said():
     hard = LossConfig(similarity=0, contrastive=ContrastConfig(hard=True))
     with pytest.raises(ConfigError, match="hard needs a label generator"):
         Objective(hard, Percept(), None)
+    with pytest.raises(ConfigError, match="source is queue but there is no queue"):
+        Objective(LossConfig(contrastive=ContrastConfig(source="queue")), Percept(), Segment())
+    with pytest.raises(ConfigError, match="all or a number of pairs"):
+        Objective(LossConfig(similarity_pairs="few"), Percept(), Segment())
     with pytest.raises(ConfigError, match="quarter, full"):
         Objective(LossConfig(similarity_resolution="half"), Percept(), Segment())
     world = World()

@@ -107,6 +107,40 @@ def test_two_and_two_steps_equal_four(b6_run: Path, tmp_path: Path):
         }
 
 
+def test_queue_and_drawn_pairs_resume_too(tiny_layer, b6_run: Path, tmp_path: Path):
+    layer = {
+        **tiny_layer,
+        "segmenter.source": str(b6_run / "segmenter"),
+        "loss.contrastive.source": "queue",
+        "loss.contrastive.queue_mb": 0.05,
+        "loss.similarity_resolution": "full",
+        "loss.similarity_pairs": "500",
+    }
+    whole = train(compose([layer, {"out": str(tmp_path / "whole")}], TrainConfig))
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "checkpoints" / "step-000004")
+    train(load_config(run / "config.yaml"), resume=run)
+    expected = tensors(whole / "checkpoints" / "step-000004")
+    found = tensors(run / "checkpoints" / "step-000004")
+    assert expected["contrast_queue/counts"].sum() > 0
+    assert found.keys() == expected.keys()
+    assert [key for key in found if not torch.equal(found[key], expected[key])] == []
+
+
+def test_a_queue_too_small_for_the_classes_is_said_before_training(tiny_layer, tmp_path: Path):
+    layer = {
+        **tiny_layer,
+        "loss.similarity": 0.0,
+        "loss.contrastive.source": "queue",
+        "loss.contrastive.queue_mb": 1e-4,
+        "out": str(tmp_path / "run"),
+    }
+    with pytest.raises(ConfigError, match=r"queue_mb: megabytes must be at least"):
+        train(compose([layer], TrainConfig))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_finished_run_stays_as_it_is(b6_run: Path):
     before = {p: p.stat().st_mtime_ns for p in (b6_run / "checkpoints").rglob("*")}
     train(load_config(b6_run / "config.yaml"), resume=b6_run)
