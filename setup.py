@@ -7,6 +7,9 @@
 Clang) are there, ``_C_cuda`` where nvcc is too and torch is a CUDA build. Whatever is missing is
 named in one line and left out: the install succeeds, and the operators run as their references.
 
+``ecgan_kernels/_host``, helpers on numpy arrays, is built where pybind11 is installed; it alone is
+for one version of Python, and so is a wheel that holds it.
+
 Both libraries use PyTorch's stable ABI alone, with 2.11 as the oldest torch, and no Python header,
 so one build serves torch 2.11 and later under any Python. Kernels include no torch header: those
 of sources.json under "cpu_simd" are compiled once per instruction set, those under "cuda" by nvcc.
@@ -33,7 +36,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 CSRC = Path("csrc")
 SOURCES = json.loads((CSRC / "sources.json").read_text())
@@ -180,6 +183,25 @@ def extension(name: str, files: list[str], commands: list, libraries: list[str])
     return result
 
 
+def host_extension() -> "CppExtension | None":
+    """The pybind11 module, which needs neither torch nor the other libraries."""
+    try:
+        import pybind11
+    except ImportError:
+        print("ecgan: without ecgan_kernels._host: pybind11 is not installed", file=sys.stderr)
+        return None
+    result = Extension(
+        "ecgan_kernels._host",
+        [*sources("host"), "csrc/cpu/label_index.cpp"],
+        include_dirs=[pybind11.get_include()],
+        depends=[str(path) for path in sorted(CSRC.rglob("*.*"))],
+        extra_compile_args=["-std=c++17", "-fvisibility=hidden", *FLAGS],
+        language="c++",
+    )
+    result.commands = []
+    return result
+
+
 def extensions() -> list:
     problem = cpu_problem()
     if problem:
@@ -193,7 +215,8 @@ def extensions() -> list:
     else:
         link = cuda_link_flags(nvcc)
         found.append(extension("_C_cuda", sources("ops_cuda"), cuda_commands(nvcc), link))
-    return found
+    host = host_extension()
+    return found if host is None else [*found, host]
 
 
 ext_modules = extensions()
@@ -209,11 +232,9 @@ if ext_modules:
                 ext.extra_objects = compile_objects(ext.commands, Path(self.build_temp, "kernels"))
             super().build_extensions()
 
-    options = {
-        "ext_modules": ext_modules,
-        "cmdclass": {"build_ext": BuildKernels},
-        "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
-    }
+    options = {"ext_modules": ext_modules, "cmdclass": {"build_ext": BuildKernels}}
+    if all(ext.py_limited_api for ext in ext_modules):
+        options["options"] = {"bdist_wheel": {"py_limited_api": "cp310"}}
 
 setup(
     packages=find_packages(".", include=["ecgan", "ecgan.*"]) + find_packages("kernels"),

@@ -139,7 +139,7 @@ class Recorder:
         self,
         times: dict[str, list[float]],
         peaks: dict[str, int],
-        moved: int,
+        moved: int | None,
         elements: int,
         **case: Any,
     ) -> None:
@@ -148,12 +148,12 @@ class Recorder:
         Args:
             times: Seconds of each round, by candidate; "eager" is what ratios are taken to.
             peaks: Peak bytes by candidate.
-            moved: Bytes that any implementation has to read and write.
+            moved: Bytes that any implementation has to read and write; None: no such floor.
             elements: Size of the case, for the growth.
             case: What else tells this case from others.
         """
         eager = statistics.median(times["eager"])
-        floor = moved / self.bandwidth
+        floor = None if moved is None else moved / self.bandwidth
         for name, samples in times.items():
             low, median, high = statistics.quantiles(samples, n=4)
             self.rows.append(
@@ -164,7 +164,7 @@ class Recorder:
                     "rounds": len(samples),
                     "seconds": {"median": median, "quartiles": [low, high]},
                     "times_faster_than_eager": eager / median,
-                    "times_the_floor": median / floor,
+                    "times_the_floor": None if floor is None else median / floor,
                     "floor_seconds": floor,
                     "peak_bytes": peaks[name],
                 }

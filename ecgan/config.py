@@ -140,6 +140,9 @@ class ModelConfig:
     """Scales of the multi-scale discriminator."""
     d_layers: int = 4
     """Convolutions of each discriminator before its last."""
+    checkpointing: bool = False
+    """Keep only what enters G's blocks and compute the rest again in the backward pass: less memory
+    for one more forward of G."""
 
 
 @dataclass

@@ -5,35 +5,14 @@
 #include "walk.h"
 
 namespace ecgan::cpu {
-namespace {
-
-template <int kInputs, int Tensors, class Run>
-void walk(const Strided<Tensors>& layout, const Pointers<Tensors>& data, DType dtype, int64_t begin,
-          int64_t end, Run run) {
-  switch (dtype) {
-    case DType::f32:
-      return for_each_run<float, kInputs>(layout, data, begin, end, run);
-    case DType::f16:
-    case DType::bf16:
-      return for_each_run<uint16_t, kInputs>(layout, data, begin, end, run);
-    case DType::f64:
-      return for_each_run<double, kInputs>(layout, data, begin, end, run);
-  }
-}
-
-char* bytes(const void* p) {
-  return static_cast<char*>(const_cast<void*>(p));
-}
-
-}  // namespace
 
 void edge_transfer(const void* image, const void* edge, void* out, const Strided<3>& layout,
                    DType dtype, Activation activation, int64_t begin, int64_t end) {
   const auto run = ECGAN_BEST(edge_transfer_run);
-  walk<2>(layout, Pointers<3>{{bytes(image), bytes(edge), bytes(out)}}, dtype, begin, end,
-          [&](const Pointers<3>& p, int64_t n) {
-            run(p.at[0], p.at[1], p.at[2], n, dtype, activation);
-          });
+  for_each_run<2>(layout, Pointers<3>{{bytes(image), bytes(edge), bytes(out)}}, dtype, begin, end,
+                  [&](const Pointers<3>& p, int64_t n) {
+                    run(p.at[0], p.at[1], p.at[2], n, dtype, activation);
+                  });
 }
 
 void edge_transfer_backward(const void* grad, const void* image, const void* edge, void* grad_image,
@@ -41,7 +20,7 @@ void edge_transfer_backward(const void* grad, const void* image, const void* edg
                             Activation activation, int64_t begin, int64_t end) {
   if (!grad_image && !grad_edge) return;
   const auto run = ECGAN_BEST(edge_transfer_backward_run);
-  walk<3>(
+  for_each_run<3>(
       layout,
       Pointers<5>{{bytes(grad), bytes(image), bytes(edge), bytes(grad_image), bytes(grad_edge)}},
       dtype, begin, end, [&](const Pointers<5>& p, int64_t n) {

@@ -19,7 +19,9 @@ void forward(const T* image, const T* edge, T* out, int64_t n) {
   for (; i + kStep <= n; i += kStep) {
     const V x = activate<A>(load(image + i)).value;
     const V e = activate<A>(load(edge + i)).value;
-    store(out + i, x * (1 + sigmoid(e)));  // not x + x * s: inf must not meet s = 0
+    const Gate<V> s = gate(e);
+    // Not x + x * s: inf must not meet s = 0.
+    store(out + i, x * (s.numerator / s.denominator));
   }
   if (i < n) {
     const int64_t rest = n - i;
@@ -40,9 +42,10 @@ void backward(const T* grad, const T* image, const T* edge, T* grad_image, T* gr
     const V g = load(grad + i);
     const auto x = activate<A>(load(image + i));
     const auto e = activate<A>(load(edge + i));
-    const V s = sigmoid(e.value);
-    if constexpr (kImage) store(grad_image + i, g * (1 + s) * x.derivative);
-    if constexpr (kEdge) store(grad_edge + i, g * x.value * (s * (1 - s)) * e.derivative);
+    const Gate<V> s = gate(e.value);
+    const V r = 1 / s.denominator;
+    if constexpr (kImage) store(grad_image + i, g * (s.numerator * r) * x.derivative);
+    if constexpr (kEdge) store(grad_edge + i, g * x.value * (s.small * r * r) * e.derivative);
   }
   if (i < n) {
     const int64_t rest = n - i;

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "../common/strided.h"
+#include "../common/types.h"
 
 namespace ecgan::cpu {
 
@@ -13,7 +14,12 @@ struct Pointers {
   char* at[Tensors];
 };
 
-// Elements gathered at a time where strides leave no long run: five tensors of double fit the
+// As Pointers holds tensors that are read, too.
+inline char* bytes(const void* p) {
+  return static_cast<char*>(const_cast<void*>(p));
+}
+
+// Elements gathered at a time where strides leave no long run: six tensors of double fit the
 // first-level cache.
 constexpr int64_t kBlock = 256;
 
@@ -77,12 +83,27 @@ void for_each_run(const Strided<Tensors>& layout, Pointers<Tensors> data, int64_
   for (; begin < end; begin += kBlock) {
     const int64_t n = end - begin < kBlock ? end - begin : kBlock;
     for (int t = 0; t < kInputs; ++t) {
-      copy_strided<T, true>(layout, t, data.at[t], buffers.at[t], begin, n);
+      if (data.at[t]) copy_strided<T, true>(layout, t, data.at[t], buffers.at[t], begin, n);
     }
     run(buffers, n);
     for (int t = kInputs; t < Tensors; ++t) {
       if (data.at[t]) copy_strided<T, false>(layout, t, data.at[t], buffers.at[t], begin, n);
     }
+  }
+}
+
+// With T as wide as dtype.
+template <int kInputs, int Tensors, class Run>
+void for_each_run(const Strided<Tensors>& layout, const Pointers<Tensors>& data, DType dtype,
+                  int64_t begin, int64_t end, Run run) {
+  switch (dtype) {
+    case DType::f32:
+      return for_each_run<float, kInputs>(layout, data, begin, end, run);
+    case DType::f16:
+    case DType::bf16:
+      return for_each_run<uint16_t, kInputs>(layout, data, begin, end, run);
+    case DType::f64:
+      return for_each_run<double, kInputs>(layout, data, begin, end, run);
   }
 }
 

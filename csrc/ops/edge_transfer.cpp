@@ -2,17 +2,10 @@
 #include "edge_transfer.h"
 
 #include "../cpu/edge_transfer.h"
-#include "../cpu/huge_pages.h"
+#include "fresh_data.h"
 
 namespace ecgan {
 namespace {
-
-// To call on a new tensor.
-void* fresh_data(const Tensor& tensor) {
-  void* data = tensor.mutable_data_ptr();
-  cpu::advise_huge_pages(data, tensor.numel() * tensor.element_size());
-  return data;
-}
 
 Tensor edge_transfer(const Tensor& image, const Tensor& edge, const std::string& activation) {
   EdgeTransferCall call(image, edge, activation);

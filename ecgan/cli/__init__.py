@@ -1,4 +1,4 @@
-"""The ``ecgan`` command line: train, train-segmenter, synthesize, info.
+"""The ``ecgan`` command line: train, train-segmenter, plan, synthesize, info.
 
 Status 0: done; 2: something that the user can put right, told in one sentence on standard error;
 1 with a traceback: a fault of ours; 130: interrupted.
@@ -22,6 +22,7 @@ _COMMANDS = {
         "ecgan.cli.train_segmenter",
         "train a small SegFormer, the label generator, on your own pairs",
     ),
+    "plan": ("ecgan.cli.plan", "predict the memory of a training run and the largest size"),
     "synthesize": ("ecgan.cli.synthesize", "make images and edges for label maps"),
     "info": ("ecgan.cli.info", "show what is installed, built and used on this machine"),
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ecgan.losses.precision import full
+
 
 def class_l1(
     class_image: Tensor,
@@ -28,7 +30,7 @@ def class_l1(
         balanced: give each class of an image the same weight, whatever its area.
 
     Returns:
-        Scalar, float32: mean over images and colours.
+        Scalar, float32 (float64 for float64): mean over images and colours.
     """
     batch, channels, height, width = image.shape
     valid = (labels < num_classes).float()
@@ -43,5 +45,5 @@ def class_l1(
         weight = valid / area[index].view_as(valid)
     else:
         weight = valid / (height * width)
-    error = (class_image.float() - image.float()).abs()
+    error = (full(class_image) - full(image)).abs()
     return (error * weight.unsqueeze(1)).sum() / (batch * channels)

@@ -26,6 +26,7 @@ def contrast_loss(
     across_ranks: bool = False,
     queue: PixelQueue | None = None,
     queue_update: int = 10,
+    sample: Callable[..., Tensor] = sample_pixels,
 ) -> Tensor:
     """Pulls embeddings of one class together and pushes classes apart, across layouts.
 
@@ -55,10 +56,11 @@ def contrast_loss(
             the processes, as data-parallel training takes it, is that of the joined batch.
         queue: memory of past embeddings, of D channels.
         queue_update: most pixels of one class that enter the queue from each group.
+        sample: draws the pixels; of the signature of ``sample_pixels``.
 
     Returns:
-        Scalar, float32: mean over the groups; over the group of this process with ``across_ranks``
-        where groups span processes.
+        Scalar, float32 or float64: mean over the groups; over the group of this process with
+        ``across_ranks`` where groups span processes.
     """
     ranks = min(world()[1], max(1, layouts // len(labels))) if across_ranks else 1
     groups = -(-len(labels) // layouts)
@@ -67,7 +69,7 @@ def contrast_loss(
     for part, target, guess in zip(
         features.chunk(groups), labels.chunk(groups), predicted, strict=True
     ):
-        index = sample_pixels(
+        index = sample(
             target,
             budget // ranks,
             predictions=guess,
@@ -96,9 +98,9 @@ def contrast_loss(
             loss = compare(embeddings, classes)
         if queue is not None:
             loss = (loss + compare(embeddings, classes, queue.contents(ignore_index))) / 2
-            _remember(queue, embeddings, classes, queue_update, ignore_index, generator)
+            _remember(queue, embeddings, classes, queue_update, ignore_index, generator, sample)
         losses.append(loss)
-    return torch.stack(losses).float().mean()
+    return torch.stack(losses).mean()
 
 
 def _joined(
@@ -136,10 +138,11 @@ def _remember(
     update: int,
     ignore_index: int,
     generator: torch.Generator | None,
+    sample: Callable[..., Tensor],
 ) -> None:
     """Lets at most ``update`` random embeddings of each class enter the queue."""
     size = update * queue.num_classes
-    chosen = sample_pixels(
+    chosen = sample(
         labels[None], size, per_class=update, generator=generator, ignore_index=ignore_index
     )
     queue.enqueue(*_gathered(embeddings[chosen], labels[chosen], size, ignore_index))

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ecgan.losses.precision import full
+
 
 def feature_matching(fake: Sequence[Sequence[Tensor]], real: Sequence[Sequence[Tensor]]) -> Tensor:
     """L1 between the discriminator's features of a fake and of its real counterpart.
@@ -20,10 +22,10 @@ def feature_matching(fake: Sequence[Sequence[Tensor]], real: Sequence[Sequence[T
         real: the same of the real image or edge map.
 
     Returns:
-        Scalar, float32.
+        Scalar, float32 (float64 for float64).
     """
     terms = [
-        F.l1_loss(f.float(), r.detach().float())
+        F.l1_loss(full(f), full(r.detach()))
         for fake_layers, real_layers in zip(fake, real, strict=True)
         for f, r in zip(fake_layers[:-1], real_layers[:-1], strict=True)
     ]

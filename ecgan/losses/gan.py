@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ecgan.losses.precision import full
+
 GANMode = Literal["hinge", "original", "ls"]
 
 
@@ -35,7 +37,7 @@ def gan_loss(
         for_discriminator: whose loss this is.
 
     Returns:
-        Scalar, float32.
+        Scalar, float32 (float64 for float64).
 
     Raises:
         ValueError: an unknown mode, no logits, or a generator that asks for ``real=False``.
@@ -44,9 +46,7 @@ def gan_loss(
         raise ValueError("gan_loss needs the logits of at least one scale, got none")
     if not for_discriminator and not real:
         raise ValueError("the generator's loss pushes logits towards real: real must be True")
-    return torch.stack(
-        [_one_scale(x.float(), real, mode, for_discriminator) for x in logits]
-    ).mean()
+    return torch.stack([_one_scale(full(x), real, mode, for_discriminator) for x in logits]).mean()
 
 
 def _one_scale(x: Tensor, real: bool, mode: GANMode, for_discriminator: bool) -> Tensor:

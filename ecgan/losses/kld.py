@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ecgan.losses.precision import full
+
 
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
     """Divergence of N(mu, exp(logvar)) from N(0, 1): ``-1/2 sum(1 + logvar - mu^2 - exp(logvar))``.
@@ -16,7 +18,7 @@ def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
         logvar: logarithms of the variances, float [B, Z].
 
     Returns:
-        Scalar, float32.
+        Scalar, float32 (float64 for float64).
     """
-    mu, logvar = mu.float(), logvar.float()
+    mu, logvar = full(mu), full(logvar)
     return -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(1).mean()

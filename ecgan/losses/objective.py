@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from ecgan_kernels import PixelQueue
+from ecgan_kernels import PixelQueue, sample_pixels
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import cached
 
 from ecgan.config import LossConfig
 from ecgan.errors import ConfigError
@@ -82,6 +83,8 @@ class Objective:
         self.perceptual = perceptual
         self.label_generator = label_generator
         self.queue = queue
+        self.sample = sample_pixels
+        """Draws the pixels of the contrastive loss."""
 
     def generator(
         self,
@@ -204,14 +207,17 @@ class Objective:
         layout: Layout,
         discriminator: nn.Module,
     ) -> dict[str, Tensor]:
-        """Terms "gan" and "feature_matching", from one pass of the discriminator."""
+        """Terms "gan" and "feature_matching": D sees the fakes and, without a graph, the reals."""
         cfg = self.cfg
         terms: dict[str, Tensor] = {}
         if not cfg.adversarial and not cfg.feature_matching:
             return terms
-        images = [fake.image for fake in fakes] + (list(reals) if cfg.feature_matching else [])
-        with _frozen(discriminator):
-            judged = discriminator(layout, images)
+        # cached: D's normalised weights are computed once for both passes.
+        with _frozen(discriminator), cached():
+            judged = discriminator(layout, [fake.image for fake in fakes])
+            if cfg.feature_matching:
+                with torch.no_grad():
+                    judged = judged + discriminator(layout, list(reals))
         if cfg.adversarial:
             terms["gan"] = cfg.adversarial * _total(
                 fake.weight
@@ -277,6 +283,7 @@ class Objective:
             across_ranks=cfg.source == "ranks",
             queue=self.queue if cfg.source == "queue" else None,
             queue_update=cfg.queue_update,
+            sample=self.sample,
         )
         # Multiplied by zero, not left out, during warm-up: the projection head keeps a (zero)
         # gradient, which data-parallel training expects of every parameter.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ecgan.losses.precision import full
+
 
 def sampled_similarity(
     probs: Tensor,
@@ -43,10 +45,10 @@ def sampled_similarity(
         generator: random generator on the device of the labels.
 
     Returns:
-        Scalar, float32: mean over the images that have a valid pixel.
+        Scalar, float32 (float64 for float64): mean over the images that have a valid pixel.
     """
     batch, width = probs.shape[:2]
-    s = probs.float().flatten(2).transpose(1, 2)  # [B, M, N]
+    s = full(probs).flatten(2).transpose(1, 2)  # [B, M, N]
     y = labels.flatten(1)
     y = torch.where(y == ignore_index, width, y)
     y, order = y.sort(dim=1, stable=True)  # class after class, void last

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ecgan.losses.precision import full
+
 if TYPE_CHECKING:
     from ecgan.models.perceptual import PerceptualNetwork
 
@@ -32,7 +34,7 @@ def perceptual_loss(
         pairs: (index into fakes, index into reals, weight of the pair).
 
     Returns:
-        Scalar, float32.
+        Scalar, float32 (float64 for float64).
     """
     with torch.no_grad():
         real_layers = network(torch.cat(list(reals)))
@@ -40,8 +42,8 @@ def perceptual_loss(
     total = fakes[0].new_zeros((), dtype=torch.float32)
     layers = zip(network.layer_weights, fake_layers, real_layers, strict=True)
     for layer_weight, fake_layer, real_layer in layers:
-        fake_parts = fake_layer.float().chunk(len(fakes))
-        real_parts = real_layer.float().chunk(len(reals))
+        fake_parts = full(fake_layer).chunk(len(fakes))
+        real_parts = full(real_layer).chunk(len(reals))
         for fake, real, weight in pairs:
             total = total + layer_weight * weight * F.l1_loss(fake_parts[fake], real_parts[real])
     return total

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 from ecgan.errors import ConfigError
 from ecgan.losses.labels import resize_labels
 from ecgan.losses.pair_sampling import sampled_similarity
+from ecgan.losses.precision import full
 
 
 def similarity_grid(resolution: str, size: tuple[int, int]) -> tuple[int, int]:
@@ -77,13 +78,13 @@ def similarity_loss(
         generator: random generator of the drawn pairs, on the device of the labels.
 
     Returns:
-        Scalar, float32: mean over the images that have a valid pixel.
+        Scalar, float32 (float64 for float64): mean over the images that have a valid pixel.
 
     Raises:
         ConfigError: ``resolution`` or ``pairs`` is not of the texts that they may be.
     """
     size = similarity_grid(resolution, (labels.shape[1], labels.shape[2]))
-    logits = logits.float()
+    logits = full(logits)
     if logits.shape[2:] != size:
         logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
     probs, grid = logits.softmax(1), resize_labels(labels, size)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
-from ecgan_kernels import class_conv2d, edge_transfer
+from ecgan_kernels import class_conv2d, edge_transfer, edge_transfer_lrelu
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,7 +40,7 @@ class ConvStack(nn.Module):
     def forward(
         self, activated: Tensor, guides: Sequence[Tensor] | None = None
     ) -> tuple[list[Tensor], Tensor]:
-        """Runs the stack.
+        """Runs the stack and returns its features.
 
         Args:
             activated: LeakyReLU(F), [B, C, H, W].
@@ -60,6 +60,31 @@ class ConvStack(nn.Module):
             features.append(feature)
             activated = F.leaky_relu(feature, SLOPE)
         return features, last(activated)
+
+    def last_output(self, activated: Tensor) -> Tensor:
+        """The output before Tanh alone; keeps no feature but for the backward pass."""
+        *inner, last = self.convs
+        for conv in inner:
+            activated = F.leaky_relu_(conv(activated), SLOPE)
+        return last(activated)
+
+
+def transfer_stacks(image: ConvStack, edge: ConvStack, activated: Tensor) -> tuple[Tensor, Tensor]:
+    """G_i and G_e with G_t at feature level, side by side; keeps activated features only.
+
+    Args:
+        image: G_i.
+        edge: G_e.
+        activated: LeakyReLU(F), [B, C, H, W].
+
+    Returns:
+        The last outputs of G_i and G_e before Tanh, [B, 3, H, W] each.
+    """
+    x = e = activated
+    *inner, last = zip(image.convs, edge.convs, strict=True)
+    for image_conv, edge_conv in inner:
+        x, e = edge_transfer_lrelu(image_conv(x), edge_conv(e), negative_slope=SLOPE)
+    return last[0](x), last[1](e)
 
 
 class SemanticPreserving(nn.Module):
@@ -85,8 +110,13 @@ class SemanticPreserving(nn.Module):
         self.to_image = nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(
-        self, activated: Tensor, image: Tensor, edge: Tensor | None, layout: Layout
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        activated: Tensor,
+        image: Tensor,
+        edge: Tensor | None,
+        layout: Layout,
+        inspect: bool = True,
+    ) -> tuple[Tensor, Tensor | None]:
         """Refines I' to I''.
 
         Args:
@@ -94,31 +124,37 @@ class SemanticPreserving(nn.Module):
             image: I', [B, 3, H, W].
             edge: I'_e, [B, 3, H, W], or None where the edge branch is off.
             layout: S, at the same height and width.
+            inspect: whether to return F', too, which training need not keep.
 
         Returns:
-            I'' in (-1, 1), [B, 3, H, W], and F', [B, C + 6 + channels of S, H, W].
+            I'' in (-1, 1), [B, 3, H, W], and F', [B, C + 6 + channels of S, H, W], or None.
         """
-        contents = [image] if edge is None else [image, edge]
-        generated = [activated, *(F.leaky_relu(content, SLOPE) for content in contents)]
-        # conv(concat(x, S)) = conv_x(x) + conv_S(S); S, being >= 0, needs no LeakyReLU either.
-        weight = self.to_classes.weight
-        one_hot = layout.one_hot(activated.dtype)
-        classes = F.conv2d(one_hot, weight[:, self.generated :], self.to_classes.bias, padding=1)
-        classes = classes + F.conv2d(
-            torch.cat(generated, 1), weight[:, : self.generated], padding=1
+        contents = image if edge is None else torch.cat([image, edge], 1)
+        # conv(concat(x, y, S)) = conv_x(x) + conv_y(y) + conv_S(S), and nothing is concatenated but
+        # the six channels; S, being >= 0, needs no LeakyReLU either.
+        weight, wide = self.to_classes.weight, activated.shape[1]
+        classes = F.conv2d(activated, weight[:, :wide], padding=1)
+        classes += F.conv2d(
+            F.leaky_relu(contents, SLOPE), weight[:, wide : self.generated], padding=1
         )
+        classes += layout.conv2d(weight[:, self.generated :], self.to_classes.bias, padding=1)
         factors = classes.mean((2, 3), keepdim=True).sigmoid()
-        classes = classes * (1 + factors)
-        preserved = self.to_features(F.leaky_relu(classes, SLOPE))
-        return torch.tanh(self.to_image(F.leaky_relu(preserved, SLOPE))), preserved
+        classes = F.leaky_relu_(classes * (1 + factors), SLOPE)
+        preserved = self.to_features(classes)
+        # In place where nobody asks for F': it is the widest tensor of all.
+        refine = F.leaky_relu(preserved, SLOPE) if inspect else F.leaky_relu_(preserved, SLOPE)
+        return torch.tanh(self.to_image(refine)), preserved if inspect else None
 
 
 class ClassDecoder(nn.Module):
     """Class-specific pixel generation with one decoder shared by all classes (Section 3.3).
 
-    Stands for N decoder passes, each on F masked by one class, the mask put on again before every
-    layer, whose outputs (masked) are added up to I_g [R20]. A pixel then only ever meets pixels of
-    its own class, so that one pass of class-gated convolutions gives the very same image.
+    Stands for N decoder passes (:meth:`passes`), each on F masked by one class, the mask put on
+    again before every layer, whose outputs (masked) are added up to I_g [R20]. A pixel then only
+    ever meets pixels of its own class, so that one pass of class-gated convolutions gives the very
+    same image. At a boundary this means that the other side counts as zero, as padding does; were
+    the masks not put on again, pixels within three of a boundary would see the other class's
+    features of the layers before.
 
     Args:
         channels: channels C of F.
@@ -130,11 +166,35 @@ class ClassDecoder(nn.Module):
 
     def forward(self, activated: Tensor, layout: Layout) -> Tensor:
         """Decodes LeakyReLU(F) [B, C, H, W] to I_g [B, 3, H, W] in (-1, 1), 0 at void pixels."""
-        for level, conv in enumerate(cast(Iterable[nn.Conv2d], self.convs)):
-            if level > 0:
-                activated = F.leaky_relu(activated, SLOPE)
-            activated = class_conv2d(activated, layout.labels, conv.weight, conv.bias)
+        for level, conv in enumerate(self._layers()):
+            activated = class_conv2d(
+                activated,
+                layout.labels,
+                conv.weight,
+                conv.bias,
+                negative_slope=SLOPE if level else None,
+            )
         return torch.tanh(activated) * layout.valid.unsqueeze(1)
+
+    def passes(self, activated: Tensor, layout: Layout, classes: Iterable[int]) -> Tensor:
+        """The same by one pass a class: the specification, which keeps every pass's layers.
+
+        Args:
+            activated: LeakyReLU(F), [B, C, H, W].
+            layout: S, at the same height and width.
+            classes: the classes to decode; all N of them give what :meth:`forward` gives.
+        """
+        total = activated.new_zeros(len(layout), 3, *layout.size)
+        for label in classes:
+            mask = (layout.labels == label).unsqueeze(1).to(activated.dtype)
+            x = activated * mask
+            for level, conv in enumerate(self._layers()):
+                x = conv(x if level == 0 else F.leaky_relu(x, SLOPE)) * mask
+            total = total + torch.tanh(x)
+        return total
+
+    def _layers(self) -> Iterable[nn.Conv2d]:
+        return cast(Iterable[nn.Conv2d], self.convs)
 
 
 class ClassFusion(nn.Module):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ecgan.config import ModelConfig
 from ecgan.models import resolve
 from ecgan.models.branches import SLOPE
-from ecgan.models.layout import Layout
+from ecgan.models.layout import AveragedLayout, Layout
 from ecgan.models.weights import prepare
 
 
@@ -41,11 +41,11 @@ class PatchDiscriminator(nn.Module):
         )
         self.last = nn.Conv2d(widths[-1], 1, 4, padding=2)
 
-    def forward(self, semantics: Tensor, images: Tensor) -> list[Tensor]:
+    def forward(self, semantics: Layout | AveragedLayout, images: Tensor) -> list[Tensor]:
         """Judges K batches of images that share their layouts.
 
         Args:
-            semantics: S or its reduced form, [B, layout_channels, h, w].
+            semantics: S or its reduced form, of layout_channels channels, at h x w.
             images: [K * B, 3, h, w], whole batch after whole batch.
 
         Returns:
@@ -53,13 +53,13 @@ class PatchDiscriminator(nn.Module):
         """
         # conv(concat(S, image)) = conv_S(S) + conv_image(image): K batches share the part of S.
         weight = self.first.weight
-        labels = F.conv2d(semantics, weight[:, : self.layout_channels], stride=2, padding=2)
+        labels = semantics.conv2d(weight[:, : self.layout_channels], stride=2, padding=2)
         pixels = weight[:, self.layout_channels :]
         x = F.conv2d(images, pixels, self.first.bias, stride=2, padding=2)
         x = (x.unflatten(0, (-1, len(labels))) + labels).flatten(0, 1)
-        outputs = [F.leaky_relu(x, SLOPE)]
+        outputs = [F.leaky_relu_(x, SLOPE)]
         for conv in self.middle:
-            outputs.append(F.leaky_relu(F.instance_norm(conv(outputs[-1])), SLOPE))
+            outputs.append(F.leaky_relu_(F.instance_norm(conv(outputs[-1])), SLOPE))
         return [*outputs, self.last(outputs[-1])]
 
 
@@ -99,16 +99,13 @@ class MultiModalityDiscriminator(nn.Module):
             the patch logits [B, 1, h, w].
         """
         x = torch.cat(list(images))
-        semantics = layout.one_hot(x.dtype)
+        semantics: Layout | AveragedLayout = layout
         judged: list[list[list[Tensor]]] = [[] for _ in images]
         for level, scale in enumerate(self.scales):
             if level > 0:
-                x, semantics = _halve(x), _halve(semantics)
+                x = F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
+                semantics = semantics.halve()
             split = [output.chunk(len(images)) for output in scale(semantics, x)]
             for at, outputs in enumerate(judged):
                 outputs.append([layer[at] for layer in split])
         return judged
-
-
-def _halve(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)

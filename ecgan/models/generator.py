@@ -12,10 +12,18 @@ from torch.nn import functional as F
 from ecgan.config import ModelConfig
 from ecgan.errors import ConfigError
 from ecgan.models import resolve
-from ecgan.models.branches import SLOPE, ClassDecoder, ClassFusion, ConvStack, SemanticPreserving
+from ecgan.models.branches import (
+    SLOPE,
+    ClassDecoder,
+    ClassFusion,
+    ConvStack,
+    SemanticPreserving,
+    transfer_stacks,
+)
 from ecgan.models.encoders import build_encoder
 from ecgan.models.layout import Layout
 from ecgan.models.projection import ProjectionHead
+from ecgan.models.recompute import recomputed
 from ecgan.models.weights import prepare
 
 
@@ -37,11 +45,12 @@ class Synthesis:
     raw_image: Tensor | None
     """I'_i [B, 3, H, W], I' before the content-level transfer; detached, for figures."""
     edge_features: list[Tensor]
-    """F_e^j, j = 1 to 3; sigmoid(F_e^j) is the attention map F_a^j. Empty without edge branch."""
+    """F_e^j, j = 1 to 3; sigmoid(F_e^j) is the attention map F_a^j. Empty without edge branch and
+    without ``inspect``."""
     image_features: list[Tensor]
-    """F_i^j, j = 1 to 3, after the transfer."""
+    """F_i^j, j = 1 to 3, after the transfer. Empty without ``inspect``."""
     preserved: Tensor | None
-    """F' [B, C + 6 + channels of S, H, W] of G_s."""
+    """F' [B, C + 6 + channels of S, H, W] of G_s; None without ``inspect``."""
 
     @property
     def final(self) -> Tensor:
@@ -83,7 +92,9 @@ class Generator(nn.Module):
         self.projection = ProjectionHead(channels, cfg.projection_dim) if cfg.class_branch else None
         prepare(self, cfg.spectral, official=self.encoder.residual_convolutions())
 
-    def forward(self, layout: Layout, z: Tensor | None = None) -> Synthesis:
+    def forward(
+        self, layout: Layout, z: Tensor | None = None, *, inspect: bool = False
+    ) -> Synthesis:
         """Synthesises edges and images for a batch of layouts.
 
         Args:
@@ -91,9 +102,11 @@ class Generator(nn.Module):
             z: style code. ``style: none`` ignores it; ``encoder`` takes [B, Z]; ``noise`` takes
                 [B, Z], or [B, Z, H, W] to resample regions. Where it is needed and None, the
                 layout's own noise is taken, else it is drawn from N(0, 1).
+            inspect: whether to return the inner features that figures show. Training does not keep
+                them, which makes it leaner.
 
         Returns:
-            All outputs and the features that losses and figures need.
+            All outputs that losses need, and the inner features asked for.
 
         Raises:
             ConfigError: the layout's channels or size do not fit the model.
@@ -106,22 +119,21 @@ class Generator(nn.Module):
         features = self.encoder(layout, self._style(layout, z))
         activated = F.leaky_relu(features, SLOPE)
 
-        edge, edge_raw, edge_features = None, None, []
-        if self.edge_generator is not None:
-            edge_features, edge_raw = self.edge_generator(activated)
-            edge = torch.tanh(edge_raw)
+        again = self.cfg.checkpointing
+        edge_features, image_features, image_raw, edge_raw = self._heads(activated, inspect)
+        edge = None if edge_raw is None else torch.tanh(edge_raw)
         if self.cfg.edge_transfer and edge_raw is not None:
-            image_features, image_raw = self.image_generator(activated, edge_features)
             image = edge_transfer(image_raw, edge_raw, activation="tanh")  # Equation 1
         else:
-            image_features, image_raw = self.image_generator(activated)
             image = torch.tanh(image_raw)
 
         refined, preserved, class_image = None, None, None
-        if self.semantic_preserving is not None:
-            refined, preserved = self.semantic_preserving(activated, image, edge, layout)
-        if self.class_decoder is not None:
-            class_image = self.class_decoder(activated, layout)
+        if (preserving := self.semantic_preserving) is not None:
+            refined, preserved = recomputed(
+                again, preserving, preserving, activated, image, edge, layout, inspect
+            )
+        if (decoder := self.class_decoder) is not None:
+            class_image = recomputed(again, decoder, decoder, activated, layout)
         if self.class_fusion is not None:
             coarse = image if refined is None else refined
             refined = self.class_fusion(activated, coarse, class_image, layout)
@@ -136,6 +148,27 @@ class Generator(nn.Module):
             image_features=image_features,
             preserved=preserved,
         )
+
+    def _heads(
+        self, activated: Tensor, inspect: bool
+    ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor | None]:
+        """F_e^j, F_i^j and the last outputs of G_i and G_e (None where it is off)."""
+        images, edges = self.image_generator, self.edge_generator
+        if inspect:
+            edge_features, edge_raw = ([], None) if edges is None else edges(activated)
+            guides = edge_features if self.cfg.edge_transfer else None
+            image_features, image_raw = images(activated, guides)
+            return edge_features, image_features, image_raw, edge_raw
+        again = self.cfg.checkpointing
+        if edges is not None and self.cfg.edge_transfer:
+            both = nn.ModuleList([images, edges])
+            image_raw, edge_raw = recomputed(again, both, transfer_stacks, images, edges, activated)
+            return [], [], image_raw, edge_raw
+        image_raw = recomputed(again, images, images.last_output, activated)
+        edge_raw = None
+        if edges is not None:
+            edge_raw = recomputed(again, edges, edges.last_output, activated)
+        return [], [], image_raw, edge_raw
 
     def sample_style(
         self,

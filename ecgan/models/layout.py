@@ -3,22 +3,106 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
-from ecgan_kernels import LabelIndex
+from ecgan_kernels import LabelIndex, label_conv2d
 from torch import Tensor
 from torch.nn import functional as F
 
 Size = tuple[int, int]
 
 
+class LabelPart(NamedTuple):
+    """One summand of an averaged layout: a label map whose pixels count ``scale`` times."""
+
+    labels: Tensor
+    """int64 [B, h, w]."""
+    edges: Tensor | None
+    """bool [B, 1, h, w] or None."""
+    scale: Tensor | None
+    """float [1, h, w]; None: once."""
+
+
+class AveragedLayout:
+    """A layout under repeated 3x3 average pooling with stride 2, as the lower scales of D see it.
+
+    The average over a window is the sum of nine label maps, shifted by one pixel each, whose pixels
+    count one over the number of pixels in the window (fewer at the border). So nothing but integers
+    is kept, where pooling the one-hot form keeps N numbers a pixel.
+
+    Args:
+        parts: label maps that add up to this layout, all of one size.
+        void: label of void, which has no channel.
+    """
+
+    def __init__(self, parts: list[LabelPart], void: int) -> None:
+        self.parts = parts
+        self.void = void
+        self._halved: AveragedLayout | None = None
+
+    def halve(self) -> AveragedLayout:
+        """As ``avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)``; kept."""
+        if self._halved is None:
+            parts = [part for whole in self.parts for part in _windows(whole, self.void)]
+            self._halved = AveragedLayout(parts, self.void)
+        return self._halved
+
+    def conv2d(
+        self, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0
+    ) -> Tensor:
+        """Convolution of the channels, as :meth:`Layout.conv2d` without noise."""
+        total = None
+        for labels, edges, scale in self.parts:
+            x = label_conv2d(
+                labels,
+                weight,
+                bias if total is None else None,
+                stride=stride,
+                padding=padding,
+                ignore_index=self.void,
+                edges=edges,
+                scale=scale,
+            )
+            total = x if total is None else total + x
+        assert total is not None
+        return total
+
+
+def _windows(part: LabelPart, void: int) -> list[LabelPart]:
+    """The nine shifted label maps of 3x3 windows with stride 2 and padding 1."""
+    labels, edges, scale = part
+    height, width = labels.shape[1:]
+    rows, columns = (height + 1) // 2, (width + 1) // 2
+    weight = torch.ones(1, height, width, device=labels.device) if scale is None else scale
+    ones = torch.ones(1, 1, height, width, device=labels.device)
+    share = F.avg_pool2d(ones, 3, stride=2, padding=1, divisor_override=1)[0].reciprocal()
+    labels = F.pad(labels, (1, 1, 1, 1), value=void)
+    weight = F.pad(weight, (1, 1, 1, 1))
+    edges = None if edges is None else F.pad(edges, (1, 1, 1, 1))
+    parts = []
+    for dy in range(3):
+        for dx in range(3):
+            at = (
+                ...,
+                slice(dy, dy + 2 * rows - 1, 2),
+                slice(dx, dx + 2 * columns - 1, 2),
+            )
+            parts.append(
+                LabelPart(labels[at], None if edges is None else edges[at], weight[at] * share)
+            )
+    return parts
+
+
 class Layout:
     """A batch of semantic layouts, with what every network derives from them.
 
-    The label map is kept as integers. Its resized forms, its one-hot form and its ``LabelIndex``
-    are made on first use and kept, so that all layers and all discriminators share them. The
-    channels of the one-hot form are, in this order, the classes, void (if ``void_channel``) and
-    the instance edges (if given). A void pixel without a channel of its own is a zero column.
+    The label map is kept as integers. Its resized and averaged forms and its ``LabelIndex`` are
+    made on first use and kept, so that all layers and all discriminators share them. The channels
+    are, in this order, the classes, void (if ``void_channel``) and the instance edges (if given),
+    as of the map's one-hot form, which nothing here ever builds: :meth:`conv2d` convolves them from
+    the integers. A void pixel without a channel of its own is a zero column.
 
     Args:
         labels: integer tensor [B, H, W], classes 0 to num_classes - 1; anything else is void.
@@ -59,6 +143,7 @@ class Layout:
         labels = torch.where((labels < 0) | (labels > num_classes), num_classes, labels)
         self._index = LabelIndex(labels, num_classes + void_channel, edges=instance_edges)
         self._resized: dict[Size, Layout] = {}
+        self._halved: AveragedLayout | None = None
         self._noise = None if noise is None else self._checked_noise(noise)
 
     @property
@@ -112,32 +197,71 @@ class Layout:
             self._resized[size] = self._derived(self._index.resize(size), noise)
         return self._resized[size]
 
-    def one_hot(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The one-hot form [B, channels, H, W]; kept for the next call."""
-        return self._index.one_hot(dtype)
+    def halve(self) -> AveragedLayout:
+        """The layout halved as D's scales are, by 3x3 average pooling; kept for the next call."""
+        if self._halved is None:
+            part = LabelPart(self.labels, self.instance_edges, None)
+            self._halved = AveragedLayout([part], self._index.num_classes).halve()
+        return self._halved
 
-    def conditioning(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """One-hot form and noise, concatenated: [B, channels + Z, H, W]."""
+    def conv2d(
+        self, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0
+    ) -> Tensor:
+        """Convolution of the layout's channels and, where the weight has channels for it, noise.
+
+        Args:
+            weight: [O, channels, k, k], or [O, channels + Z, k, k].
+            bias: [O] or None.
+            stride: step between outputs in pixels.
+            padding: zero margin in pixels.
+
+        Returns:
+            [B, O, h, w], as of ``F.conv2d`` of the one-hot form followed by the noise.
+        """
+        columns = self.channels
+        x = label_conv2d(
+            self.labels,
+            weight[:, :columns],
+            bias,
+            stride=stride,
+            padding=padding,
+            ignore_index=self._index.num_classes,
+            edges=self.instance_edges,
+        )
         noise = self.noise
-        if noise is None:
-            return self.one_hot(dtype)
-        return torch.cat([self.one_hot(dtype), noise.to(dtype)], dim=1)
+        if noise is None or weight.shape[1] == columns:
+            return x
+        noise = noise.to(weight.dtype)
+        return x + F.conv2d(noise, weight[:, columns:], stride=stride, padding=padding)
 
     def with_noise(self, noise: Tensor) -> Layout:
         """The same layout with other noise, [B, Z] or [B, Z, H, W]; the label index is shared."""
         return self._derived(self._index, self._checked_noise(noise))
 
-    def to(self, device: torch.device | str) -> Layout:
-        """The layout on another device; what was derived is derived anew there."""
-        edges, noise = self.instance_edges, self._noise
-        moved = Layout(
-            self.labels.to(device),
-            self.num_classes,
-            void_channel=self.void_channel,
-            instance_edges=None if edges is None else edges.to(device),
+    def prepare(self, sizes: Iterable[Size]) -> Layout:
+        """Computes now what SPADE layers at ``sizes`` ask of the label index; returns itself.
+
+        In a data-loading process: a layout pickles with all that it holds.
+        """
+        self._index.prepare(sizes)
+        return self
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Layout:
+        """The layout on another device, with what its label index holds."""
+        noise = self._noise
+        return self._derived(
+            self._index.to(device, non_blocking=non_blocking),
+            None if noise is None else noise.to(device, non_blocking=non_blocking),
         )
-        moved._noise = None if noise is None else noise.to(device)
-        return moved
+
+    def pin_memory(self) -> Layout:
+        """A copy in page-locked memory, as ``DataLoader(pin_memory=True)`` asks for."""
+        return self.map(Tensor.pin_memory)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Layout:
+        """The layout with ``function`` of each tensor that it and its label index hold."""
+        noise = self._noise
+        return self._derived(self._index.map(function), None if noise is None else function(noise))
 
     def repeat(self, times: int) -> Layout:
         """The batch ``times`` times over: [times * B], whole batch after whole batch."""
@@ -155,6 +279,7 @@ class Layout:
     def _derived(self, index: LabelIndex, noise: Tensor | None) -> Layout:
         layout = copy.copy(self)
         layout._index, layout._noise, layout._resized = index, noise, {}
+        layout._halved = None
         return layout
 
     def _checked_noise(self, noise: Tensor) -> Tensor:

@@ -59,3 +59,15 @@ def upsamplings(cfg: ModelConfig) -> int:
     height, width = parse_size(cfg.size)
     large = min(height, width) >= 256 and max(height, width) >= 512
     return 6 if large and height % 64 == 0 and width % 64 == 0 else 5
+
+
+def label_sizes(cfg: ModelConfig, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Heights and widths at which layers of G look at the layout's neighbourhoods.
+
+    Args:
+        cfg: networks' settings, complete.
+        size: height and width of the layout.
+    """
+    if cfg.encoder != "spade" or (cfg.style == "noise"):
+        return []
+    return [(size[0] >> level, size[1] >> level) for level in range(upsamplings(cfg) + 1)]

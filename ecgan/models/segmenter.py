@@ -12,6 +12,7 @@ import yaml
 from torch import Tensor
 from typing_extensions import Self
 
+from ecgan.config import SegmenterConfig
 from ecgan.errors import ConfigError, WeightsError
 from ecgan.models.pretrained import FrozenNetwork, ImageNetNormalize
 
@@ -160,6 +161,28 @@ def build_small_segformer(num_classes: int) -> SegformerForSemanticSegmentation:
         label2id={str(index): index for index in range(num_classes)},
     )
     return SegformerForSemanticSegmentation(config)
+
+
+def blank_label_generator(cfg: SegmenterConfig, num_classes: int) -> LabelGenerator:
+    """G_l as configured but with random weights, to see what memory it takes.
+
+    Raises:
+        WeightsError: the segmenter's configuration cannot be read or does not fit.
+        ConfigError: the label map does not fit.
+    """
+    if cfg.source == "auto":
+        return LabelGenerator(build_small_segformer(num_classes), num_classes)
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    try:
+        config = SegformerConfig.from_pretrained(cfg.source)
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"the segmenter's configuration {cfg.source} cannot be read: "
+            f"{' '.join(str(error).split())}"
+        ) from None
+    label_map = read_label_map(cfg.label_map) if cfg.label_map else None
+    return LabelGenerator(SegformerForSemanticSegmentation(config), num_classes, label_map)
 
 
 def _load_segformer(source: str) -> SegformerForSemanticSegmentation:

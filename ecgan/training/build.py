@@ -7,16 +7,18 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from ecgan_kernels import PixelQueue
 from torch import nn
+from torch.utils.data import default_collate
 
 from ecgan.config import (
     DatasetConfig,
     LossConfig,
     ModelConfig,
+    OptimConfig,
     SegmenterConfig,
     TrainConfig,
     parse_size,
@@ -25,6 +27,7 @@ from ecgan.data import PairDataset, build_dataset
 from ecgan.data.classes import ClassTable
 from ecgan.errors import CheckpointError, ConfigError, WeightsError
 from ecgan.models import Generator, ImageEncoder, Layout, MultiModalityDiscriminator
+from ecgan.models.resolve import label_sizes
 from ecgan.models.segmenter import LabelGenerator, read_label_map
 
 Check = Callable[[int, int], None]
@@ -149,6 +152,19 @@ def build_networks(cfg: ModelConfig) -> Networks:
     return Networks(Generator(cfg), MultiModalityDiscriminator(cfg), encoder)
 
 
+def build_optimizers(
+    cfg: OptimConfig, networks: Networks
+) -> tuple[torch.optim.Adam, torch.optim.Adam]:
+    """Adam for G (with the image encoder) and for D; every step sets the learning rate anew."""
+    betas = (cfg.beta1, cfg.beta2)
+    encoder = networks.encoder
+    g_parameters = [*networks.generator.parameters(), *(encoder.parameters() if encoder else ())]
+    return (
+        torch.optim.Adam(g_parameters, lr=cfg.lr, betas=betas),
+        torch.optim.Adam(networks.discriminator.parameters(), lr=cfg.lr, betas=betas),
+    )
+
+
 def build_queue(cfg: LossConfig, model: ModelConfig, device: torch.device) -> PixelQueue | None:
     """The contrastive loss's queue of past embeddings, where its source is one.
 
@@ -181,7 +197,7 @@ def load_label_generator(source: str, cfg: SegmenterConfig, num_classes: int) ->
     return LabelGenerator.from_pretrained(source, num_classes, label_map)
 
 
-def make_layout(batch: dict[str, torch.Tensor], cfg: ModelConfig) -> Layout:
+def make_layout(batch: dict[str, Any], cfg: ModelConfig) -> Layout:
     """The conditioning input of a batch."""
     return Layout(
         batch["labels"],
@@ -189,6 +205,27 @@ def make_layout(batch: dict[str, torch.Tensor], cfg: ModelConfig) -> Layout:
         void_channel=cfg.void_channel,
         instance_edges=batch.get("instance_edges") if cfg.instance_edges else None,
     )
+
+
+class CollateWithLayout:
+    """Makes a batch of pairs, with its layout indexed for all layers of G under ``layout``.
+
+    A data loader calls it in its worker processes, so that the training process, and the GPU, find
+    the distinct neighbourhoods of the batch's label maps counted.
+
+    Args:
+        cfg: networks' settings, complete.
+    """
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        self.cfg = cfg
+
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        """The batch of ``items``."""
+        batch = default_collate(items)
+        layout = make_layout(batch, self.cfg)
+        batch["layout"] = layout.prepare(label_sizes(self.cfg, layout.size))
+        return batch
 
 
 def classes_to_json(classes: ClassTable) -> str:

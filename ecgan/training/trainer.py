@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,8 +14,14 @@ from ecgan.config import ModelConfig, TrainConfig
 from ecgan.data import PairDataset
 from ecgan.errors import ECGANError
 from ecgan.losses import Objective
-from ecgan.models import Layout, Synthesis
-from ecgan.training.build import Networks, classes_to_json, make_layout
+from ecgan.models import Layout
+from ecgan.training.build import (
+    CollateWithLayout,
+    Networks,
+    build_optimizers,
+    classes_to_json,
+    make_layout,
+)
 from ecgan.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from ecgan.training.meter import Meter
 from ecgan.training.progress import TrainingProgress, memory_gib
@@ -25,8 +30,7 @@ from ecgan.training.sampler import StepSampler
 from ecgan.training.schedule import learning_rates, total_steps
 from ecgan.training.settings import to_yaml
 from ecgan.training.sheet import draw_sheet, sample_columns
-
-Batch = dict[str, Any]
+from ecgan.training.step import Batch, TrainingStep
 
 _SAMPLES = 4
 
@@ -37,10 +41,6 @@ class NonFiniteLossError(ECGANError):
 
 class Trainer:
     """Trains G (with the image encoder, where there is one) against D.
-
-    Every step draws a batch, updates G on all its losses while D is frozen, then updates D on the
-    real pairs and the fakes. As in the authors' code the fakes of the D step come from a second
-    forward of the updated G; ``optim.reuse_fakes`` saves that forward.
 
     What a step does depends only on the weights, the optimisers, the random generators and the
     step number, all of which a checkpoint holds: a resumed run goes on exactly.
@@ -76,21 +76,24 @@ class Trainer:
         self.total = total_steps(
             cfg.optim, len(self.train_set), cfg.batch_size * accelerator.num_processes
         )
-        betas = (cfg.optim.beta1, cfg.optim.beta2)
         encoder = networks.encoder
-        g_parameters = itertools.chain(
-            networks.generator.parameters(), encoder.parameters() if encoder else ()
-        )
-        self.g_optimizer = torch.optim.Adam(g_parameters, lr=cfg.optim.lr, betas=betas)
-        self.d_optimizer = torch.optim.Adam(
-            networks.discriminator.parameters(), lr=cfg.optim.lr, betas=betas
-        )
+        g_optimizer, d_optimizer = build_optimizers(cfg.optim, networks)
         # The loader is not prepared: StepSampler shards the batches itself, so that they resume.
         self.generator, self.discriminator = accelerator.prepare(
             networks.generator, networks.discriminator
         )
         self.encoder = accelerator.prepare(encoder) if encoder is not None else None
-        self.g_optimizer, self.d_optimizer = accelerator.prepare(self.g_optimizer, self.d_optimizer)
+        self.g_optimizer, self.d_optimizer = accelerator.prepare(g_optimizer, d_optimizer)
+        self.training_step = TrainingStep(
+            cfg.optim,
+            networks,
+            (self.generator, self.discriminator, self.encoder),
+            objective,
+            (self.g_optimizer, self.d_optimizer),
+            autocast=accelerator.autocast,
+            backward=accelerator.backward,
+            check=self._check_finite,
+        )
 
     def fit(self) -> None:
         """Runs all remaining steps, with logs, samples and checkpoints on the way and at the end.
@@ -127,19 +130,13 @@ class Trainer:
         """One update of G and one of D.
 
         Args:
-            batch: pairs on the device.
+            batch: pairs on the device, with their ``layout``.
             rates: learning rates of G and D.
 
         Returns:
             Every weighted loss term, those of D prefixed with ``d_``.
         """
-        layout = make_layout(batch, self.model)
-        out, terms = self._generator_step(batch, layout, rates[0])
-        if not self.cfg.optim.reuse_fakes:
-            with torch.no_grad(), self.accelerator.autocast():
-                out, _ = self._synthesize(batch, layout)
-        judged = self._discriminator_step(out, batch, layout, rates[1])
-        return {**terms, **{f"d_{name}": term for name, term in judged.items()}}
+        return self.training_step(batch, batch["layout"], rates, self.step)
 
     def sample(self) -> None:
         """Writes a sample sheet of fixed validation pairs."""
@@ -172,44 +169,7 @@ class Trainer:
         """
         self.step = load_checkpoint(checkpoint, self._state())
 
-    def _generator_step(
-        self, batch: Batch, layout: Layout, rate: float
-    ) -> tuple[Synthesis, dict[str, Tensor]]:
-        with self.accelerator.autocast():
-            out, style = self._synthesize(batch, layout)
-            terms = self.objective.generator(
-                out,
-                batch,
-                layout,
-                self.networks.discriminator,
-                projection=self.networks.generator.projection,
-                style=style,
-                step=self.step,
-            )
-        self._update(self.g_optimizer, terms, rate, "generator")
-        return out, terms
-
-    def _discriminator_step(
-        self, out: Synthesis, batch: Batch, layout: Layout, rate: float
-    ) -> dict[str, Tensor]:
-        with self.accelerator.autocast():
-            terms = self.objective.discriminator(out, batch, layout, self.discriminator)
-        self._update(self.d_optimizer, terms, rate, "discriminator")
-        return terms
-
-    def _synthesize(
-        self, batch: Batch, layout: Layout
-    ) -> tuple[Synthesis, tuple[Tensor, Tensor] | None]:
-        if self.encoder is None:
-            return self.generator(layout), None
-        mu, logvar = self.encoder(batch["image"])
-        z = self.networks.encoder.reparameterize(mu, logvar)  # type: ignore[union-attr]
-        return self.generator(layout, z), (mu, logvar)
-
-    def _update(
-        self, optimizer: Any, terms: Mapping[str, Tensor], rate: float, network: str
-    ) -> None:
-        total = torch.stack(list(terms.values())).sum()
+    def _check_finite(self, terms: Mapping[str, Tensor], total: Tensor, network: str) -> None:
         if not torch.isfinite(total):
             wrong = {k: v.item() for k, v in terms.items() if not torch.isfinite(v)}
             named = ", ".join(f"{name} is {value}" for name, value in wrong.items())
@@ -217,11 +177,6 @@ class Trainer:
                 f"training stopped at step {self.step + 1}: the {network}'s loss {named or 'sum'} "
                 "(not a finite number); a lower --optim.lr or --precision no may help"
             )
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(total)
-        optimizer.step()
 
     def _batches(self) -> Iterator[Batch]:
         cfg = self.cfg
@@ -238,6 +193,7 @@ class Trainer:
             self.train_set,
             batch_sampler=sampler,
             num_workers=cfg.dataset.workers,
+            collate_fn=CollateWithLayout(self.model),
             pin_memory=self._device.type == "cuda",
             # Else the loader would draw its base seed from the generator that training uses.
             generator=torch.Generator(),
@@ -247,7 +203,9 @@ class Trainer:
 
     def _to_device(self, batch: Batch) -> Batch:
         return {
-            key: value.to(self._device, non_blocking=True) if isinstance(value, Tensor) else value
+            key: value.to(self._device, non_blocking=True)
+            if isinstance(value, Tensor | Layout)
+            else value
             for key, value in batch.items()
         }
 

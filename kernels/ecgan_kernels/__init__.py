@@ -5,10 +5,11 @@ compiled library that is its plain-PyTorch reference (`ecgan_kernels.reference`)
 """
 
 from ecgan_kernels import nn, reference
-from ecgan_kernels._dispatch import OperatorInfo, info
+from ecgan_kernels._dispatch import OperatorInfo, implementation, info
 from ecgan_kernels._library import Library, cpu_isa, libraries
 from ecgan_kernels.class_conv2d import class_conv2d
 from ecgan_kernels.edge_transfer import edge_transfer
+from ecgan_kernels.edge_transfer_lrelu import edge_transfer_lrelu
 from ecgan_kernels.label_conv2d import label_conv2d
 from ecgan_kernels.label_index import LabelIndex
 from ecgan_kernels.pixel_contrast import pixel_contrast
@@ -24,6 +25,8 @@ __all__ = [
     "class_conv2d",
     "cpu_isa",
     "edge_transfer",
+    "edge_transfer_lrelu",
+    "implementation",
     "info",
     "label_conv2d",
     "libraries",

@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -18,36 +21,64 @@ IMPLEMENTATIONS = ("cpu", "cuda", "triton", "reference")
 
 # Best first. sm_70 stands for every GPU before Ampere, where Triton has no tensor-core path; sm_80
 # for Ampere and later; other for any device without kernels of its own.
-_REFERENCE: _Orders = {
-    "cpu": ("reference",),
-    "sm_70": ("reference",),
-    "sm_80": ("reference",),
-    "other": ("reference",),
-}
 # Before Ampere Triton has no tensor-core products.
-_PAIRWISE: _Orders = {
+_MATRIX: _Orders = {
     "cpu": ("cpu", "reference"),
     "sm_70": ("cuda", "reference"),
     "sm_80": ("cuda", "triton", "reference"),
     "other": ("reference",),
 }
+# No products: any Triton will do.
+_MEMORY_BOUND: _Orders = {
+    "cpu": ("cpu", "reference"),
+    "sm_70": ("cuda", "triton", "reference"),
+    "sm_80": ("cuda", "triton", "reference"),
+    "other": ("reference",),
+}
 _ORDERS: dict[str, _Orders] = {
-    "edge_transfer": {
+    "edge_transfer": _MEMORY_BOUND,
+    "edge_transfer_lrelu": _MEMORY_BOUND,
+    "similarity_bce": _MATRIX,
+    "pixel_contrast": _MATRIX,
+    "label_conv2d": _MEMORY_BOUND,
+    "label_spade": {
         "cpu": ("cpu", "reference"),
-        "sm_70": ("cuda", "triton", "reference"),
-        "sm_80": ("cuda", "triton", "reference"),
+        "sm_70": ("cuda", "reference"),
+        "sm_80": ("cuda", "reference"),
         "other": ("reference",),
     },
-    "similarity_bce": _PAIRWISE,
-    "pixel_contrast": _PAIRWISE,
-    "label_conv2d": _REFERENCE,
-    "label_spade": _REFERENCE,
-    "class_conv2d": _REFERENCE,
+    "class_conv2d": _MATRIX,
 }
 _GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _DTYPES = {"cpu": (*_GPU_DTYPES, torch.float64), "cuda": _GPU_DTYPES, "triton": _GPU_DTYPES}
 
 _warned: set[str] = set()
+_auto: ContextVar[str] = ContextVar("ecgan_kernels implementation", default="auto")
+
+
+@contextmanager
+def implementation(impl: str) -> Iterator[None]:
+    """Within this context ``impl="auto"`` stands for ``impl``, which then never falls back.
+
+    To run a whole model on the references, say, to compare it with the fused operators:
+
+        with ecgan_kernels.implementation("reference"):
+            loss = model(x)
+
+    Holds for the current thread or task. What torch.compile traced inside keeps its choice.
+
+    Args:
+        impl: "cpu", "cuda", "triton" or "reference"; or "auto" to end an outer context's choice.
+
+    Raises:
+        ValueError: any other name.
+    """
+    check_choice("impl", impl, ("auto", *IMPLEMENTATIONS))
+    token = _auto.set(impl)
+    try:
+        yield
+    finally:
+        _auto.reset(token)
 
 
 def choose(op: str, impl: str, tensor: torch.Tensor) -> str:
@@ -65,7 +96,14 @@ def choose(op: str, impl: str, tensor: torch.Tensor) -> str:
         ValueError: If ``impl`` is none of the known names.
         RuntimeError: If the implementation asked for cannot run on ``tensor``; says why.
     """
+    if impl == "auto":
+        impl = _current()
     return _choose(op, impl, tensor.device.type, tensor.device.index, tensor.dtype)
+
+
+@torch.compiler.assume_constant_result
+def _current() -> str:
+    return _auto.get()
 
 
 # torch.compile runs this as plain Python while it traces: probes and warnings stay out of graphs.

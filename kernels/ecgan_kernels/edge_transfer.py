@@ -51,19 +51,9 @@ def edge_transfer(
             ``impl``.
         RuntimeError: ``impl`` names an implementation that cannot run on these tensors.
     """
-    check_floating("image", image)
-    check_floating("edge", edge)
-    check_shape("edge", edge, image.shape, "that of image")
-    if image.dim() > _MAX_DIMS:
-        raise ValueError(f"image must have at most {_MAX_DIMS} dimensions, not {image.dim()}")
+    image, edge = check_operands(image, edge)
     if activation not in (None, "tanh"):
         raise ValueError(f"activation must be None or 'tanh', not {activation!r}")
-    if torch.is_autocast_enabled(image.device.type):
-        check_device("edge", edge, "image", image)
-        wider = torch.promote_types(image.dtype, edge.dtype)
-        image, edge = image.to(wider), edge.to(wider)
-    else:
-        check_alike("edge", edge, "image", image)
 
     chosen = choose("edge_transfer", impl, image)
     if chosen == "reference":
@@ -71,6 +61,26 @@ def edge_transfer(
     if chosen == "triton":
         return torch.ops.ecgan.edge_transfer_triton(image, edge, activation or "none")
     return torch.ops.ecgan.edge_transfer(image, edge, activation or "none")
+
+
+def check_operands(image: Tensor, edge: Tensor) -> tuple[Tensor, Tensor]:
+    """Checks ``image`` and ``edge`` as edge transfer takes them; under autocast, promotes them.
+
+    Raises:
+        TypeError: not a floating tensor, or dtypes that differ outside autocast.
+        ValueError: shapes or devices differ, or there are too many dimensions.
+    """
+    check_floating("image", image)
+    check_floating("edge", edge)
+    check_shape("edge", edge, image.shape, "that of image")
+    if image.dim() > _MAX_DIMS:
+        raise ValueError(f"image must have at most {_MAX_DIMS} dimensions, not {image.dim()}")
+    if torch.is_autocast_enabled(image.device.type):
+        check_device("edge", edge, "image", image)
+        wider = torch.promote_types(image.dtype, edge.dtype)
+        return image.to(wider), edge.to(wider)
+    check_alike("edge", edge, "image", image)
+    return image, edge
 
 
 @torch.library.custom_op("ecgan::edge_transfer_triton", mutates_args=())

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from ecgan_kernels.class_conv2d import class_conv2d
+from ecgan_kernels import _library, class_conv2d
 from torch import Tensor
+
+needs_library = pytest.mark.skipif(not _library.CPU.loaded, reason=str(_library.CPU.problem))
+IMPLS = [pytest.param("cpu", marks=needs_library), "reference"]
 
 
 def brute_force(x: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -39,10 +42,14 @@ def example(
     return x.requires_grad_(), labels, weight.requires_grad_(), bias.requires_grad_()
 
 
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 2), (5, 4), (3, 17)])
-def test_value_and_gradient(size):
+def test_value_and_gradient(size, impl):
     x, labels, weight, bias = example(*size)
-    actual, expected = class_conv2d(x, labels, weight, bias), brute_force(x, labels, weight, bias)
+    actual, expected = (
+        class_conv2d(x, labels, weight, bias, impl=impl),
+        brute_force(x, labels, weight, bias),
+    )
     torch.testing.assert_close(actual, expected)
     grad = torch.randn_like(expected)
     for ours, theirs in zip(
@@ -53,27 +60,32 @@ def test_value_and_gradient(size):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_gradcheck():
+@pytest.mark.parametrize("impl", IMPLS)
+def test_gradcheck(impl):
     x, labels, weight, bias = example(3, 3)
     assert torch.autograd.gradcheck(
-        lambda x, w, b: class_conv2d(x, labels, w, b), (x, weight, bias)
+        lambda x, w, b: class_conv2d(x, labels, w, b, impl=impl), (x, weight, bias)
     )
 
 
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("needed", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)])
-def test_every_subset_of_gradients(needed):
+def test_every_subset_of_gradients(needed, impl):
     x, labels, weight, bias = example()
     operands = [x, weight, bias]
-    full = torch.autograd.grad(class_conv2d(x, labels, weight, bias).square().sum(), operands)
+    full = torch.autograd.grad(
+        class_conv2d(x, labels, weight, bias, impl=impl).square().sum(), operands
+    )
     for i, operand in enumerate(operands):
         operand.requires_grad_(i in needed)
-    loss = class_conv2d(x, labels, weight, bias).square().sum()
+    loss = class_conv2d(x, labels, weight, bias, impl=impl).square().sum()
     some = torch.autograd.grad(loss, [operands[i] for i in needed])
     for i, grad in zip(needed, some, strict=True):
         torch.testing.assert_close(grad, full[i])
 
 
-def test_decoder_equals_n_masked_passes():
+@pytest.mark.parametrize("impl", IMPLS)
+def test_decoder_equals_n_masked_passes(impl):
     # A decoder whose input is masked by class and whose masks are applied again at every layer.
     x, labels, *_ = example(6, 7, channels=4, classes=3)
     weights = [torch.randn(o, c, 3, 3, dtype=torch.float64) for c, o in ((4, 5), (5, 3))]
@@ -87,53 +99,75 @@ def test_decoder_equals_n_masked_passes():
         expected = expected + h
     h = x
     for weight, bias in zip(weights, biases, strict=True):
-        h = class_conv2d(F.leaky_relu(h, 0.2), labels, weight, bias)
+        h = class_conv2d(F.leaky_relu(h, 0.2), labels, weight, bias, impl=impl)
     torch.testing.assert_close(h, expected)
 
 
-def test_nan_does_not_cross_a_class_boundary():
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("slope", [0.2, 0.0, 3, -1.0])
+def test_negative_slope(slope, impl):
+    x, labels, weight, bias = example()
+    with torch.no_grad():
+        x[:, :, 1] = 0  # where the derivative is the slope's, as in torch
+    ours = class_conv2d(x, labels, weight, bias, negative_slope=slope, impl=impl)
+    plain = class_conv2d(F.leaky_relu(x, slope), labels, weight, bias, impl="reference")
+    torch.testing.assert_close(ours, plain)
+    grad = torch.randn_like(plain)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, (x, weight, bias), grad),
+        torch.autograd.grad(plain, (x, weight, bias), grad),
+    )
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_nan_does_not_cross_a_class_boundary(impl):
     x, labels, weight, bias = (t.detach() for t in example())
-    expected = class_conv2d(x, labels, weight, bias)
+    expected = class_conv2d(x, labels, weight, bias, impl=impl)
     broken = torch.where(labels[:, None] == 1, torch.nan, x).requires_grad_()
-    actual = class_conv2d(broken, labels, weight, bias)
+    actual = class_conv2d(broken, labels, weight, bias, impl=impl)
     keep = (labels != 1)[:, None].expand_as(expected)
     torch.testing.assert_close(actual[keep], expected[keep])
     (grad,) = torch.autograd.grad(actual[keep].sum(), broken)
     assert grad.isfinite().all()
 
 
-def test_one_class_is_a_plain_convolution():
+@pytest.mark.parametrize("impl", IMPLS)
+def test_one_class_is_a_plain_convolution(impl):
     x, labels, weight, bias = example()
-    actual = class_conv2d(x, torch.full_like(labels, 255), weight, bias)
+    actual = class_conv2d(x, torch.full_like(labels, 255), weight, bias, impl=impl)
     torch.testing.assert_close(actual, F.conv2d(x, weight, bias, padding=1))
 
 
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
-def test_label_dtypes(dtype):
+def test_label_dtypes(dtype, impl):
     x, labels, weight, bias = example()
     assert torch.equal(
-        class_conv2d(x, labels.to(dtype), weight, bias), class_conv2d(x, labels, weight, bias)
+        class_conv2d(x, labels.to(dtype), weight, bias, impl=impl),
+        class_conv2d(x, labels, weight, bias, impl=impl),
     )
 
 
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_low_precision_rounds_once(dtype):
+def test_low_precision_rounds_once(dtype, impl):
     x, labels, weight, bias = (t.detach() for t in example())
     x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
     truth = brute_force(x.double(), labels, weight.double(), bias.double())
-    actual = class_conv2d(x, labels, weight, bias)
+    actual = class_conv2d(x, labels, weight, bias, impl=impl)
     assert actual.dtype == dtype
     torch.testing.assert_close(
         actual.double(), truth, rtol=torch.finfo(dtype).eps / 2 + 1e-6, atol=1e-6
     )
     x, weight = x.requires_grad_(), weight.requires_grad_()
-    grads = torch.autograd.grad(class_conv2d(x, labels, weight, bias).sum(), (x, weight))
+    grads = torch.autograd.grad(class_conv2d(x, labels, weight, bias, impl=impl).sum(), (x, weight))
     assert [grad.dtype for grad in grads] == [dtype, dtype]
 
 
-def test_incoming_gradients_of_any_stride():
+@pytest.mark.parametrize("impl", IMPLS)
+def test_incoming_gradients_of_any_stride(impl):
     x, labels, weight, _ = example()
-    y = class_conv2d(x, labels, weight)
+    y = class_conv2d(x, labels, weight, impl=impl)
     turned = torch.randn(2, 4, 5, 2, dtype=torch.float64).permute(0, 3, 2, 1)
     stretched = torch.ones(1, dtype=torch.float64).expand_as(y)
     for grad in (turned, stretched):
@@ -143,8 +177,9 @@ def test_incoming_gradients_of_any_stride():
             torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("layout", ["channels_last", "expanded", "sliced"])
-def test_non_contiguous(layout):
+def test_non_contiguous(layout, impl):
     x, labels, weight, bias = (t.detach() for t in example())
     if layout == "channels_last":
         odd = x.to(memory_format=torch.channels_last)
@@ -155,49 +190,59 @@ def test_non_contiguous(layout):
         odd = torch.stack([x, x], dim=-1)[..., 0]
     assert not odd.is_contiguous()
     torch.testing.assert_close(
-        class_conv2d(odd, labels.mT.contiguous().mT, weight, bias),
-        class_conv2d(x, labels, weight, bias),
+        class_conv2d(odd, labels.mT.contiguous().mT, weight, bias, impl=impl),
+        class_conv2d(x, labels, weight, bias, impl=impl),
     )
 
 
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 3, 0, 4)])
-def test_empty(shape):
+def test_empty(shape, impl):
     x = torch.zeros(shape, requires_grad=True)
     weight = torch.randn(2, 3, 3, 3, requires_grad=True)
-    y = class_conv2d(x, torch.zeros(shape[0], *shape[2:]).long(), weight)
+    y = class_conv2d(x, torch.zeros(shape[0], *shape[2:]).long(), weight, impl=impl)
     assert y.shape == (shape[0], 2, *shape[2:])
     y.sum().backward()
     assert x.grad.shape == shape
     assert (weight.grad == 0).all()
 
 
-def test_autocast_casts_as_conv2d_does():
+@pytest.mark.parametrize("impl", IMPLS)
+def test_autocast_casts_as_conv2d_does(impl):
     x, labels, weight, bias = (t.detach() for t in example())
     x, weight, bias = x.float().requires_grad_(), weight.float().requires_grad_(), bias.float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = class_conv2d(x, labels, weight, bias)
+        y = class_conv2d(x, labels, weight, bias, impl=impl)
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(
-        y.float(), class_conv2d(x, labels, weight, bias), rtol=2e-2, atol=5e-2
+        y.float(), class_conv2d(x, labels, weight, bias, impl=impl), rtol=2e-2, atol=5e-2
     )
     y.sum().backward()
     assert x.grad.dtype == weight.grad.dtype == torch.float32
 
 
-def test_compiles_to_one_graph():
+@pytest.mark.parametrize("impl", IMPLS)
+def test_compiles_to_one_graph(impl):
     x, labels, weight, bias = example()
-    compiled = torch.compile(class_conv2d, fullgraph=True, backend="aot_eager")
-    expected = torch.autograd.grad(class_conv2d(x, labels, weight, bias).sin().sum(), (x, weight))
-    actual = torch.autograd.grad(compiled(x, labels, weight, bias).sin().sum(), (x, weight))
+    dynamic = impl != "reference"  # which takes long to trace so
+    compiled = torch.compile(class_conv2d, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    expected = torch.autograd.grad(
+        class_conv2d(x, labels, weight, bias, negative_slope=0.2, impl=impl).sin().sum(),
+        (x, weight),
+    )
+    actual = torch.autograd.grad(
+        compiled(x, labels, weight, bias, negative_slope=0.2, impl=impl).sin().sum(), (x, weight)
+    )
     torch.testing.assert_close(actual, expected)
 
 
-def test_keeps_its_inputs_and_nothing_else():
+@pytest.mark.parametrize("impl", IMPLS)
+def test_keeps_its_inputs_and_nothing_else(impl):
     x, labels, weight, bias = example()
     kept = []
     hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t)
     with hooks:
-        class_conv2d(x, labels, weight, bias)
+        class_conv2d(x, labels, weight, bias, impl=impl)
     assert {t.data_ptr() for t in kept} <= {t.data_ptr() for t in (x, labels, weight)}
 
 
@@ -219,6 +264,8 @@ WEIGHT, BIAS = torch.randn(5, 3, 3, 3), torch.randn(5)
         (ValueError, "weight must be on the device", (X, LABELS, WEIGHT.to("meta")), {}),
         (ValueError, r"bias must have shape \(5,\)", (X, LABELS, WEIGHT, BIAS[:2]), {}),
         (TypeError, "bias must have the dtype", (X, LABELS, WEIGHT, BIAS.half()), {}),
+        (TypeError, "negative_slope must be a", (X, LABELS, WEIGHT), {"negative_slope": "0.2"}),
+        (TypeError, "negative_slope must be a", (X, LABELS, WEIGHT), {"negative_slope": True}),
         (ValueError, "impl", (X, LABELS, WEIGHT), {"impl": "best"}),
         (RuntimeError, "cuda", (X, LABELS, WEIGHT), {"impl": "cuda"}),
     ],

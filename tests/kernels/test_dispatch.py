@@ -98,6 +98,25 @@ def test_explicit_names_never_fall_back(without, monkeypatch):
         _dispatch._choose("another", "cpu", "cpu", None, torch.float32)
 
 
+def test_a_context_rules_what_auto_stands_for(with_everything, without):
+    x = torch.zeros(2)
+    chosen = _dispatch.choose("edge_transfer", "auto", x)
+    with ecgan_kernels.implementation("reference"):
+        assert _dispatch.choose("edge_transfer", "auto", x) == "reference"
+        with ecgan_kernels.implementation("auto"):
+            assert _dispatch.choose("edge_transfer", "auto", x) == chosen
+        with pytest.raises(RuntimeError, match="impl='cuda' cannot run here"):
+            _dispatch.choose("edge_transfer", "cuda", x)
+    with (
+        ecgan_kernels.implementation("cuda"),
+        pytest.raises(RuntimeError, match="needs a tensor on cuda"),
+    ):
+        edge_transfer(x, x)
+    assert _dispatch.choose("edge_transfer", "auto", x) == chosen
+    with pytest.raises(ValueError, match="impl must be one of"), ecgan_kernels.implementation("x"):
+        pass
+
+
 def test_triton_interpreter_takes_cpu_tensors(with_everything, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert choose_on("cpu", impl="triton") == "triton"
@@ -125,6 +144,7 @@ def test_info_lists_every_operator_and_the_reasons(without):
     operators = {op for op, _ in rows}
     assert operators == {
         "edge_transfer",
+        "edge_transfer_lrelu",
         "similarity_bce",
         "pixel_contrast",
         "label_conv2d",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
+from ecgan_kernels import _library, _windows
 from ecgan_kernels.label_index import LabelIndex
+from ecgan_kernels.reference.label_index import neighbourhoods as reference_neighbourhoods
 from torch import Tensor
 
 
@@ -176,8 +181,128 @@ LABELS = torch.zeros(2, 4, 4).long()
         (ValueError, "kernel_size must be odd", lambda: LabelIndex(LABELS, 3).neighbourhoods(2)),
         (ValueError, "at least 1", lambda: LabelIndex(LABELS, 3).neighbourhoods(-1)),
         (TypeError, "kernel_size", lambda: LabelIndex(LABELS, 3).neighbourhoods("3x3")),
+        (ValueError, "kernel_size must be odd", lambda: LabelIndex(LABELS, 3).nested(4)),
+        (ValueError, "size must be two", lambda: LabelIndex(LABELS, 3).prepare([(1, 2, 3)])),
     ],
 )
 def test_errors(error, words, call):
     with pytest.raises(error, match=words):
         call()
+
+
+def nested_windows(patches: Tensor, members: Tensor) -> Tensor:
+    """Each neighbourhood as the contents of its patches; -7 for those outside the map."""
+    contents = torch.cat([patches, torch.full_like(patches[:1], -7)])
+    return contents[members.long()].flatten(1)
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("with_edges", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (2, 7), (6, 8), (9, 40)])
+def test_nested_patches(size, with_edges, k):
+    labels, edges = example(*size, classes=2)
+    labels = labels.repeat_interleave(3, 2)
+    edges = edges.repeat_interleave(3, 3)
+    index = LabelIndex(labels, 2, edges=edges if with_edges else None)
+    places = index.nested(k)
+    assert index.nested(k) is places
+    assert (places.patches.dtype, places.members.dtype, places.inverse.dtype) == (torch.int32,) * 3
+    # What the neighbourhoods of the whole reach tell apart, and nothing else.
+    reach, inverse = index.neighbourhoods(2 * k - 1)
+    assert len(places.members) == len(reach)
+    pairs = torch.stack([places.inverse.flatten(), inverse.flatten()], 1).unique(dim=0)
+    assert len(pairs) == len(reach)
+    # Each pixel's patches, from the outer neighbourhood and from the inner one.
+    patches, inner = index.neighbourhoods(k)
+    padded = F.pad(patches[inner.long()], (0, 0, *[k // 2] * 4), value=-7)
+    expected = padded.unfold(1, k, 1).unfold(2, k, 1).permute(0, 1, 2, 4, 5, 3).flatten(3)
+    found = nested_windows(places.patches, places.members)[places.inverse.long()]
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("classes", [1, 3, 60000])
+def test_sorting_and_interning_agree_up_to_the_order(k, classes):
+    labels = torch.randint(0, classes, (2, 9, 11), dtype=torch.int32).repeat_interleave(2, 2)
+    found = _windows.find(labels, classes + 1, k), _windows.find_nested(labels, classes + 1, k)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_windows, "_native", lambda codes: False)
+        other = _windows.find(labels, classes + 1, k), _windows.find_nested(labels, classes + 1, k)
+    for windows, inverse in (found[0], other[0]):
+        expected, places = reference_neighbourhoods(labels.long(), classes, None, k)
+        assert len(windows) == len(expected)
+        assert torch.equal(windows[inverse.long()].long(), expected[places])
+    for patches, members, inverse in (found[1], other[1]):
+        contents = nested_windows(patches, members)
+        assert len(contents.unique(dim=0)) == len(contents) == len(found[1][1])
+        assert torch.equal(
+            contents[inverse.long()], nested_windows(*found[1][:2])[found[1][2].long()]
+        )
+
+
+def test_many_distinct_neighbourhoods():  # the table grows, and hashes meet
+    labels = torch.randint(0, 50, (3, 120, 130))
+    patches, inverse = LabelIndex(labels, 50).neighbourhoods(3)
+    expected, places = reference_neighbourhoods(labels, 50, None, 3)
+    assert len(patches) == len(expected)
+    assert torch.equal(patches[inverse.long()].long(), expected[places])
+
+
+@pytest.mark.skipif(not _library.CPU.loaded, reason="_C is not built")
+def test_walk_on_the_cpu():
+    row = [0] * 20 + [1, 2, 3] + [4] * 16 + [5] * 15
+    inverse = torch.tensor([row, [7] * 54]).int().view(2, 6, 9)
+    walk, bounds = _windows.walk(inverse, 8)
+    assert walk.tolist() == [[0, 20], [20, -3], [23, 16], [39, -15], [0, 54]]
+    assert bounds.tolist() == [0, 4, 5]
+    walk, bounds = _windows.walk(inverse[:0], 0)
+    assert walk.shape == (0, 2)
+    assert bounds.tolist() == [0]
+    for wrong, words in ((inverse.long(), "int32"), (inverse[0], r"\[B, H, W\]")):
+        with pytest.raises(RuntimeError, match=words):
+            torch.ops.ecgan.label_segments(wrong, 16)
+    with pytest.raises(RuntimeError, match="odd number, got 2"):
+        torch.ops.ecgan.label_windows(inverse, 0, 2)
+
+
+def test_walk_by_sorting():
+    inverse = torch.tensor([[[1, 0, 1], [2, 0, 1]]]).int()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_windows, "_on_cpu", lambda tensor: False)
+        order, starts = _windows.walk(inverse, 4)
+    assert order.tolist() == [1, 4, 0, 2, 5, 3]
+    assert starts.tolist() == [0, 2, 5, 6, 6]
+
+
+def test_prepared_index_travels():
+    labels, edges = example(8, 12)
+    index = LabelIndex(labels, 4, edges=edges)
+    assert index.prepare([(8, 12), (4, 6)], (1, 3)) is index
+    index.one_hot()
+    there = pickle.loads(pickle.dumps(index))
+    assert not there._one_hot
+    for copy in (there, index.map(Tensor.clone)):
+        for size in ((8, 12), (4, 6)):
+            for k in (1, 3):
+                ours, theirs = copy.resize(size)._nested[k], index.resize(size).nested(k)
+                for field in dataclasses.fields(ours):
+                    a, b = (getattr(places, field.name) for places in (ours, theirs))
+                    assert (a is b is None) or torch.equal(a, b)
+        assert torch.equal(copy.labels, index.labels)
+        assert torch.equal(copy.one_hot(), index.one_hot())
+    assert index.to("cpu") is index
+    meta = LabelIndex(labels, 4).to("meta")
+    assert meta.labels.device.type == "meta"
+
+
+def collate(items: list[Tensor]) -> LabelIndex:
+    return LabelIndex(torch.stack(items), 4).prepare([(8, 12), (4, 6)])
+
+
+def test_a_worker_prepares_it():
+    maps = [torch.randint(0, 4, (8, 12)) for _ in range(4)]
+    loader = torch.utils.data.DataLoader(maps, batch_size=2, num_workers=1, collate_fn=collate)
+    for i, index in enumerate(loader):
+        expected = collate(maps[2 * i : 2 * i + 2])
+        assert 3 in index.resize((4, 6))._nested
+        assert torch.equal(index.nested(3).inverse, expected.nested(3).inverse)

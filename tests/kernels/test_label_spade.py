@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
+from ecgan_kernels import libraries
 from ecgan_kernels.label_index import LabelIndex
 from ecgan_kernels.nn import LabelSPADE
 from torch import Tensor
 
 CLASSES = 4
+IMPLS = ["reference", *(["cpu"] if any(library.loaded for library in libraries()) else [])]
 
 
 def spade(
@@ -66,23 +70,26 @@ def assert_same_with_gradients(module: LabelSPADE, x: Tensor, actual: Tensor, ex
 @pytest.mark.parametrize("norm", ["instance", "batch", "syncbatch"])
 @pytest.mark.parametrize("negative_slope", [None, 0.2])
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
-def test_value_and_gradient(norm, negative_slope, kernel_size):
-    module = layer(norm=norm, negative_slope=negative_slope, kernel_size=kernel_size)
+@pytest.mark.parametrize("impl", IMPLS)
+def test_value_and_gradient(impl, norm, negative_slope, kernel_size):
+    module = layer(norm=norm, negative_slope=negative_slope, kernel_size=kernel_size, impl=impl)
     x, labels, segmap = example()
     expected = spade(dict(module.named_parameters()), x, segmap, norm, negative_slope)
     assert_same_with_gradients(module, x, module(x, labels), expected)
 
 
-@pytest.mark.parametrize("size", [(1, 2), (3, 5), (7, 4)])
-def test_ragged_sizes(size):
-    module = layer()
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("size", [(1, 2), (3, 5), (7, 4), (17, 1), (5, 67), (3, 257)])
+def test_ragged_sizes(size, impl):
+    module = layer(impl=impl)
     x, labels, segmap = example(*size)
     expected = spade(dict(module.named_parameters()), x, segmap, "instance")
     assert_same_with_gradients(module, x, module(x, labels), expected)
 
 
-def test_edges():
-    module = layer(edge_channel=True)
+@pytest.mark.parametrize("impl", IMPLS)
+def test_edges(impl):
+    module = layer(edge_channel=True, impl=impl)
     x, labels, segmap = example()
     edges = torch.rand(2, 1, *labels.shape[1:]) < 0.4
     segmap = torch.cat([segmap, edges.double()], dim=1)
@@ -105,8 +112,9 @@ def test_noise_is_appended(noise_size):
     assert_same_with_gradients(module, x, actual, expected)
 
 
-def test_index_and_label_map_agree():
-    module = layer()
+@pytest.mark.parametrize("impl", IMPLS)
+def test_index_and_label_map_agree(impl):
+    module = layer(impl=impl)
     x, labels, _ = example()
     index = LabelIndex(labels, CLASSES)
     assert torch.equal(module(x, index), module(x, labels))
@@ -138,8 +146,9 @@ def test_published_state_dict():
 
 
 @pytest.mark.parametrize("norm", ["batch", "syncbatch"])
-def test_evaluation_uses_running_statistics(norm):
-    module = layer(norm=norm)
+@pytest.mark.parametrize("impl", IMPLS)
+def test_evaluation_uses_running_statistics(impl, norm):
+    module = layer(norm=norm, impl=impl)
     x, labels, segmap = example()
     module(x, labels)
     running = module.param_free_norm
@@ -151,30 +160,53 @@ def test_evaluation_uses_running_statistics(norm):
     assert_same_with_gradients(module, x, module(x, labels), expected)
 
 
-def test_autocast():
-    module = layer().float()
+@pytest.mark.parametrize("impl", IMPLS)
+def test_autocast(impl):
+    module = layer(impl=impl).float()
     x, labels, _ = example()
     x = x.detach().float()
     expected = module(x, labels)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for operand in (x, x.bfloat16()):
             actual = module(operand, labels)
+            assert actual.dtype == operand.dtype
             torch.testing.assert_close(actual.float(), expected, rtol=5e-2, atol=5e-2)
             actual.sum().backward()
     assert module.mlp_shared[0].weight.grad.dtype == torch.float32
 
 
-@pytest.mark.parametrize("indexed", [False, True])
-def test_compiles_to_one_graph(indexed):
-    module = layer(norm="batch", negative_slope=0.2)
-    x, labels, _ = example()
-    condition = LabelIndex(labels, CLASSES) if indexed else labels
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_compiles_to_one_graph_on_a_prepared_index(norm, impl):
+    module = layer(norm=norm, negative_slope=0.2, impl=impl)
+    torch.compiler.reset()
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x, condition), module(x, condition))
+    x, _, _ = example(16, 20)
+    for run in (5, 4, 3, 2):  # each has its own number of distinct neighbourhoods
+        labels = torch.randint(0, CLASSES, (2, 16, 20 // run + 1)).repeat_interleave(run, 2)
+        labels = labels[..., :20]
+        segmap = F.one_hot(labels, CLASSES).permute(0, 3, 1, 2).double()
+        index = LabelIndex(labels, CLASSES).prepare([(16, 20)])
+        expected = spade(dict(module.named_parameters()), x, segmap, norm, 0.2)
+        before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        assert_same_with_gradients(module, x, compiled(x, index), expected)
+        made = torch._dynamo.utils.counters["stats"]["unique_graphs"] - before
+    assert made == 0  # symbolic sizes by now
+    if norm == "batch":
+        assert module.param_free_norm.num_batches_tracked == 4
 
 
-def test_spectral_norm_is_a_parametrization_and_counts():
-    module = layer()
+@pytest.mark.parametrize("impl", IMPLS)
+def test_compiles_around_the_indexing(impl):
+    module = layer(norm="batch", negative_slope=0.2, impl=impl)
+    x, labels, _ = example()
+    compiled = torch.compile(copy.deepcopy(module), backend="aot_eager")
+    torch.testing.assert_close(compiled(x, labels), module(x, labels))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_spectral_norm_is_a_parametrization_and_counts(impl):
+    module = layer(impl=impl)
     x, labels, _ = example()
     before = module(x, labels)
     torch.nn.utils.parametrizations.spectral_norm(module.mlp_gamma)
@@ -184,8 +216,9 @@ def test_spectral_norm_is_a_parametrization_and_counts():
     assert module.mlp_gamma.parametrizations.weight.original.grad.any()
 
 
-def test_empty_batch():
-    module = layer()
+@pytest.mark.parametrize("impl", IMPLS)
+def test_empty_batch(impl):
+    module = layer(impl=impl)
     out = module(torch.zeros(0, 5, 4, 4, dtype=torch.float64), torch.zeros(0, 8, 8).long())
     assert out.shape == (0, 5, 4, 4)
 
@@ -194,12 +227,16 @@ X, LABELS = torch.randn(2, 5, 4, 4), torch.zeros(2, 8, 8).long()
 EDGES = torch.zeros(2, 1, 8, 8)
 PLAIN = LabelSPADE(5, CLASSES, hidden=2)
 EDGED = LabelSPADE(5, CLASSES, hidden=2, edge_channel=True)
+NOISY_CPU = LabelSPADE(5, CLASSES, hidden=2, noise_channels=3, impl="cpu")
 NOISY = LabelSPADE(5, CLASSES, hidden=2, noise_channels=3)
 
 
 @pytest.mark.parametrize(
     ("error", "words", "call"),
     [
+        (ValueError, "impl must be one of", lambda: LabelSPADE(5, 4, impl="fast")),
+        (RuntimeError, "impl='cuda' cannot run", lambda: LabelSPADE(5, 4, impl="cuda")(X, LABELS)),
+        (RuntimeError, "with noise", lambda: NOISY_CPU(X, LABELS, X[:, :3])),
         (ValueError, "norm must be one of", lambda: LabelSPADE(5, 4, norm="layer")),
         (ValueError, "channels must be at least 1", lambda: LabelSPADE(0, 4)),
         (TypeError, "num_classes must be an int", lambda: LabelSPADE(5, "4")),

@@ -59,4 +59,6 @@ def test_modules_copy_and_describe_themselves():
     x, labels = torch.randn(1, 4, 4, 4), torch.zeros(1, 4, 4).long()
     noise = torch.randn(1, 1, 4, 4)
     assert torch.equal(copy.deepcopy(layer)(x, labels, noise), layer(x, labels, noise))
-    assert "4, 3, negative_slope=0.2, edge_channel=False, noise_channels=1" in repr(layer)
+    assert "4, 3, negative_slope=0.2, edge_channel=False, noise_channels=1, impl='auto'" in repr(
+        layer
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,6 +32,7 @@ class Encoder(nn.Module, ABC):
         self.name = cfg.encoder
         self.channels = cfg.ngf
         self.multiple = multiple
+        self.checkpointing = cfg.checkpointing
         self.check_size(parse_size(cfg.size))
 
     @abstractmethod
@@ -49,11 +49,6 @@ class Encoder(nn.Module, ABC):
         Raises:
             ConfigError: the layout's height or width is not a multiple of ``multiple``.
         """
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the weights, in which the layout enters."""
-        return next(self.parameters()).dtype
 
     @abstractmethod
     def residual_convolutions(self) -> list[nn.Module]:

@@ -11,6 +11,7 @@ from ecgan.config import ModelConfig
 from ecgan.models import resolve
 from ecgan.models.encoders.base import Encoder, FeatureFusion
 from ecgan.models.layout import Layout
+from ecgan.models.recompute import recomputed
 
 _HALVINGS = 4
 _BLOCKS = 9
@@ -71,10 +72,11 @@ class ResNetEncoder(Encoder):
         self.check_size(layout.size)
         if z is not None:
             layout = layout.with_noise(z)
-        x = F.instance_norm(self.stem(layout.conditioning(self.dtype))).relu()
+        x = F.instance_norm(layout.conv2d(self.stem.weight, padding=3)).relu()
         for conv in self.down:
             x = F.instance_norm(conv(x)).relu()
-        x = self.blocks(x)
+        for block in self.blocks:
+            x = recomputed(self.checkpointing, block, block, x)
         *inner, last = self.up
         intermediate = []
         for conv in inner:

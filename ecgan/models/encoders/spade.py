@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from ecgan_kernels.nn import LabelSPADE
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,6 +13,7 @@ from ecgan.errors import ConfigError
 from ecgan.models import resolve
 from ecgan.models.encoders.base import Encoder, FeatureFusion
 from ecgan.models.layout import Layout
+from ecgan.models.recompute import recomputed
 
 # The blocks that a doubling may precede: k doublings precede the first k of these.
 _DOUBLED = ("up_3", "up_2", "up_1", "up_0", "G_middle_0", "G_middle_1")
@@ -96,7 +99,8 @@ class SPADEEncoder(Encoder):
         for name, block in self._blocks():
             if name in self.doubled:
                 x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-            x = block(x, layout.resize((x.shape[2], x.shape[3])))
+            at = layout.resize((x.shape[2], x.shape[3]))
+            x = recomputed(self.checkpointing, block, block, x, at)
             if name in ("up_1", "up_2"):
                 intermediate.append(x)
         return x if self.fusion is None else self.fusion(x, intermediate)
@@ -114,7 +118,8 @@ class SPADEEncoder(Encoder):
         self.check_size(layout.size)
         latent = (layout.size[0] // self.multiple, layout.size[1] // self.multiple)
         if self.style != "encoder":
-            return self.fc(layout.resize(latent).conditioning(self.dtype))
+            fc = cast(nn.Conv2d, self.fc)
+            return layout.resize(latent).conv2d(fc.weight, fc.bias, padding=1)
         if latent != self.latent:
             height, width = (side * self.multiple for side in self.latent)
             raise ConfigError(

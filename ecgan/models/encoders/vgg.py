@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -52,13 +53,14 @@ class VGGEncoder(Encoder):
         self.check_size(layout.size)
         if z is not None:
             layout = layout.with_noise(z)
-        x = layout.conditioning(self.dtype)
-        convs = iter(self.convs)
+        first, *rest = self.convs
+        x = F.instance_norm(layout.conv2d(cast(nn.Conv2d, first).weight, padding=1)).relu()
+        convs = iter(rest)
         stages: list[Tensor] = []
         for convolutions, _ in _STAGES:
             if stages:
                 x = F.max_pool2d(x, 2)
-            for conv in islice(convs, convolutions):
+            for conv in islice(convs, convolutions - (not stages)):
                 x = F.instance_norm(conv(x)).relu()
             stages.append(x)
         *inner, last = self.up

@@ -26,7 +26,13 @@ from ecgan.models.pretrained import (
     read_state_dict,
 )
 
-__all__ = ["EfficientNetLite0", "PerceptualNetwork", "VGG19Features", "build_perceptual"]
+__all__ = [
+    "EfficientNetLite0",
+    "PerceptualNetwork",
+    "VGG19Features",
+    "blank_perceptual",
+    "build_perceptual",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -115,16 +121,27 @@ def build_perceptual(cfg: PerceptualConfig) -> PerceptualNetwork:
     return _vgg19(path, cfg.input)
 
 
+def blank_perceptual(cfg: PerceptualConfig) -> PerceptualNetwork:
+    """The network without pretrained weights, to see what memory it takes; ``auto`` is VGG19."""
+    if cfg.network == "efficientnet_lite0":
+        return _wrap_efficientnet_lite0(EfficientNetLite0(), "")
+    return _wrap_vgg19(VGG19Features(), "", cfg.input)
+
+
 def _vgg19(path: Path, scaling: Literal["raw", "imagenet"]) -> PerceptualNetwork:
     state = read_state_dict(path, "VGG19")
     network = VGG19Features()
     # The deeper convolutions and the classifier are in the file but have no part in the loss.
     used = network.state_dict().keys()
     load_exactly(network, {k: v for k, v in state.items() if k in used}, f"VGG19 ({path})")
+    return _wrap_vgg19(network, file_sha256(path), scaling)
+
+
+def _wrap_vgg19(
+    network: VGG19Features, weights: str, scaling: Literal["raw", "imagenet"]
+) -> PerceptualNetwork:
     normalize = ImageNetNormalize() if scaling == "imagenet" else nn.Identity()
-    return PerceptualNetwork(
-        "vgg19", file_sha256(path), VGG19_WEIGHTS, normalize, network, network.forward
-    )
+    return PerceptualNetwork("vgg19", weights, VGG19_WEIGHTS, normalize, network, network.forward)
 
 
 def _fetch_vgg19() -> Path:
@@ -159,10 +176,14 @@ def _efficientnet_lite0() -> PerceptualNetwork:
     network = EfficientNetLite0()
     named = {re.sub(r"(^|\.)_", r"\1", key): tensor for key, tensor in state.items()}
     load_exactly(network, named, f"EfficientNet-Lite0 ({path})")
+    return _wrap_efficientnet_lite0(network, file_sha256(path))
+
+
+def _wrap_efficientnet_lite0(network: EfficientNetLite0, weights: str) -> PerceptualNetwork:
     network.eval().fold()
     return PerceptualNetwork(
         "efficientnet_lite0",
-        file_sha256(path),
+        weights,
         EFFICIENTNET_LITE0_WEIGHTS,
         nn.Identity(),
         network,

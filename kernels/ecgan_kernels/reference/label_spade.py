@@ -32,6 +32,18 @@ def label_spade(
     """
     padding = shared[0].shape[-1] // 2
     hidden = F.relu(F.conv2d(conditioning, *shared, padding=padding))
+    return modulate(normalized, hidden, gamma, beta, negative_slope)
+
+
+def modulate(
+    normalized: Tensor,
+    hidden: Tensor,
+    gamma: tuple[Tensor, Tensor | None],
+    beta: tuple[Tensor, Tensor | None],
+    negative_slope: float | None = None,
+) -> Tensor:
+    """The rest of :func:`label_spade`, from ``hidden`` [B, hidden, H, W] on."""
+    padding = gamma[0].shape[-1] // 2
     scale = F.conv2d(hidden, *gamma, padding=padding)
     shift = F.conv2d(hidden, *beta, padding=padding)
     out = normalized * (1 + scale) + shift

@@ -3,6 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from ecgan.models import Layout
+from ecgan.models.layout import AveragedLayout
 
 LABELS = torch.tensor([[[0, 0, 2, 3], [1, 3, 2, 0]], [[2, 2, 2, 2], [0, 1, 1, 3]]])
 EDGES = torch.tensor([[[[0, 1, 1, 0], [0, 0, 0, 1]]], [[[1, 0, 0, 0], [0, 0, 0, 0]]]]).float()
@@ -22,6 +23,15 @@ def literal_one_hot(layout: Layout, size: tuple[int, int]) -> torch.Tensor:
     return out
 
 
+def channels(layout: Layout, noise: int = 0) -> torch.Tensor:
+    """The layout's channels, read by a 1x1 convolution that keeps each as it is."""
+    return layout.conv2d(torch.eye(layout.channels + noise)[:, :, None, None])
+
+
+def channels_of(averaged: AveragedLayout, count: int) -> torch.Tensor:
+    return averaged.conv2d(torch.eye(count)[:, :, None, None])
+
+
 @pytest.mark.parametrize("void_channel", [False, True])
 @pytest.mark.parametrize("edges", [None, EDGES])
 @pytest.mark.parametrize("size", [(2, 4), (4, 8), (1, 2), (3, 5)])
@@ -30,7 +40,7 @@ def test_one_hot_form_at_every_size(void_channel, edges, size):
     assert layout.channels == 3 + void_channel + (edges is not None)
     resized = layout.resize(size)
     assert resized.channels == layout.channels
-    assert torch.equal(resized.one_hot(), literal_one_hot(layout, size))
+    assert torch.equal(channels(resized), literal_one_hot(layout, size))
 
 
 def test_index_holds_the_void_channel_as_a_class():
@@ -47,15 +57,16 @@ def test_every_label_outside_the_classes_is_void(void_channel, dtype):
     assert torch.equal(layout.labels, LABELS)
     assert torch.equal(layout.valid, LABELS != 3)
     expected = Layout(LABELS, 3, void_channel=void_channel)
-    assert torch.equal(layout.one_hot(), expected.one_hot())
+    assert torch.equal(channels(layout), channels(expected))
 
 
 def test_results_are_kept():
     layout = Layout(LABELS, 3, instance_edges=EDGES)
     assert layout.resize((4, 8)) is layout.resize((4, 8))
     assert layout.resize((2, 4)) is layout
-    assert layout.one_hot() is layout.one_hot()
-    assert layout.with_noise(torch.zeros(2, 5)).one_hot() is layout.one_hot()
+    assert layout.halve() is layout.halve()
+    assert layout.halve().halve() is layout.halve().halve()
+    assert layout.with_noise(torch.zeros(2, 5)).index() is layout.index()
 
 
 def test_noise_is_resized_and_concatenated():
@@ -63,7 +74,32 @@ def test_noise_is_resized_and_concatenated():
     layout = Layout(LABELS, 3, noise=noise).resize((4, 8))
     assert torch.equal(layout.noise, F.interpolate(noise, (4, 8), mode="nearest"))
     assert layout.channels == 3
-    assert torch.equal(layout.conditioning(), torch.cat([layout.one_hot(), layout.noise], 1))
+    assert torch.equal(channels(layout, 5), torch.cat([channels(layout), layout.noise], 1))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 8), (12, 9)])
+@pytest.mark.parametrize("void_channel", [False, True])
+def test_halving_averages_the_one_hot_form(size, void_channel):
+    torch.manual_seed(0)
+    labels, edges = torch.randint(0, 4, (2, *size)), torch.rand(2, 1, *size) < 0.3
+    layout = Layout(labels, 3, void_channel=void_channel, instance_edges=edges)
+    dense, averaged = channels(layout), layout
+    weight = torch.randn(6, layout.channels, 4, 4, requires_grad=True)
+    bias = torch.randn(6, requires_grad=True)
+    for _ in range(2):
+        dense = F.avg_pool2d(dense, 3, stride=2, padding=1, count_include_pad=False)
+        averaged = averaged.halve()
+        torch.testing.assert_close(channels_of(averaged, layout.channels), dense)
+        expected = F.conv2d(dense, weight, bias, stride=2, padding=2)
+        found = averaged.conv2d(weight, bias, stride=2, padding=2)
+        torch.testing.assert_close(found, expected)
+        grad = torch.randn_like(expected)
+        for a, b in zip(
+            torch.autograd.grad(found, (weight, bias), grad),
+            torch.autograd.grad(expected, (weight, bias), grad),
+            strict=True,
+        ):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_constant_noise_equals_its_spread_out_form():
@@ -79,7 +115,7 @@ def test_repeat_goes_over_the_whole_batch():
     twice = layout.repeat(2)
     assert len(twice) == 4
     for half in (slice(0, 2), slice(2, 4)):
-        assert torch.equal(twice.conditioning()[half], layout.conditioning())
+        assert torch.equal(channels(twice, 5)[half], channels(layout, 5))
 
 
 def test_to_takes_everything_along():
@@ -88,7 +124,7 @@ def test_to_takes_everything_along():
     assert len(moved) == len(layout)
     assert moved.channels == layout.channels
     assert {x.device.type for x in (moved.labels, moved.instance_edges, moved.noise)} == {"meta"}
-    assert torch.equal(layout.to("cpu").conditioning(), layout.conditioning())
+    assert torch.equal(channels(layout.to("cpu"), 5), channels(layout, 5))
 
 
 @pytest.mark.parametrize(

@@ -252,7 +252,7 @@ def synthesise(cfg, z=None, noise=None, dtype=torch.float64, scale=1.5):
     with torch.no_grad():
         state = {name: value.clone() for name, value in network.state_dict().items()}
         style = z if noise is None else noise
-        out = network.to(dtype)(layout_of(cfg, labels, edges), style)
+        out = network.to(dtype)(layout_of(cfg, labels, edges), style, inspect=True)
         spread = None
         if noise is not None:
             spread = noise if noise.dim() == 4 else noise[..., None, None].expand(-1, -1, 32, 48)

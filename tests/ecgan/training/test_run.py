@@ -16,7 +16,8 @@ from ecgan.errors import CheckpointError, ConfigError, WeightsError
 from ecgan.training import train
 from ecgan.training.run_folder import RunFolder
 from ecgan.training.settings import compose, load_config
-from ecgan.training.trainer import NonFiniteLossError, Trainer
+from ecgan.training.step import TrainingStep
+from ecgan.training.trainer import NonFiniteLossError
 
 PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
 
@@ -178,15 +179,16 @@ def test_other_rows_of_table_3(tiny_layer, tmp_path: Path, preset, extra):
 
 
 def test_a_loss_that_is_not_finite_stops_in_one_sentence(tiny_layer, tmp_path: Path, monkeypatch):
-    original = Trainer._synthesize
+    original, calls = TrainingStep.synthesize, []
 
     def poisoned(self, batch, layout):
         out, style = original(self, batch, layout)
-        if self.step == 1:
+        calls.append(layout)
+        if len(calls) == 3:  # two in the first step
             out.image = out.image * math.nan
         return out, style
 
-    monkeypatch.setattr(Trainer, "_synthesize", poisoned)
+    monkeypatch.setattr(TrainingStep, "synthesize", poisoned)
     layer = {**tiny_layer, "preset": "B1", "out": str(tmp_path / "run"), "save_every": 1}
     with pytest.raises(NonFiniteLossError, match=r"step 2: the generator's loss .*gan is nan"):
         train(compose([layer], TrainConfig))

@@ -1,0 +1,81 @@
+// gather_sum: schemas and CPU. The formulas stand in cpu/gather_sum.h.
+#include "../cpu/gather_sum.h"
+
+#include "../cpu/huge_pages.h"
+#include "parallel.h"
+#include "tensors.h"
+
+namespace ecgan {
+namespace {
+
+cpu::GatherSum kernel_of(int64_t table_rows, int64_t width, const Tensor& rows, int64_t row_step,
+                         int64_t tap_step) {
+  STD_TORCH_CHECK(rows.scalar_type() == ScalarType::Int && rows.dim() == 2,
+                  "rows: expected int32 [V, taps]");
+  return {rows.size(0),
+          rows.size(1),
+          width,
+          table_rows,
+          static_cast<const int32_t*>(rows.const_data_ptr()),
+          row_step,
+          tap_step};
+}
+
+template <class F>
+void with_element(const Tensor& tensor, const char* name, F f) {
+  if (tensor.scalar_type() == ScalarType::Double) return f(double{});
+  STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Float, name, ": expected float32 or float64");
+  f(float{});
+}
+
+Tensor fresh(const Tensor& like, int64_t rows, int64_t width) {
+  Tensor out = torch::stable::new_empty(like, {rows, width});
+  cpu::advise_huge_pages(out.mutable_data_ptr(), out.numel() * out.element_size());
+  return out;
+}
+
+Tensor gather_sum(const Tensor& values_, const Tensor& rows_, int64_t row_step, int64_t tap_step) {
+  STD_TORCH_CHECK(values_.dim() == 2, "values: expected shape [R, C]");
+  const Tensor values = torch::stable::contiguous(values_), rows = torch::stable::contiguous(rows_);
+  const auto kernel = kernel_of(values.size(0), values.size(1), rows, row_step, tap_step);
+  Tensor out = fresh(values, kernel.count, kernel.width);
+  with_element(values, "values", [&](auto zero) {
+    using T = decltype(zero);
+    cpu::gather_sum(kernel, static_cast<const T*>(values.const_data_ptr()),
+                    static_cast<T*>(out.mutable_data_ptr()), run_tasks);
+  });
+  return out;
+}
+
+Tensor gather_sum_backward(const Tensor& grad_, const Tensor& rows_, const Tensor& size,
+                           int64_t row_step, int64_t tap_step) {
+  const int64_t table_rows = size.size(0);
+  STD_TORCH_CHECK(grad_.dim() == 2 && grad_.size(0) == rows_.size(0),
+                  "grad: expected shape [V, C]");
+  const Tensor grad = torch::stable::contiguous(grad_), rows = torch::stable::contiguous(rows_);
+  const auto kernel = kernel_of(table_rows, grad.size(1), rows, row_step, tap_step);
+  Tensor out = fresh(grad, table_rows, kernel.width);
+  with_element(grad, "grad", [&](auto zero) {
+    using T = decltype(zero);
+    cpu::gather_sum_backward(kernel, static_cast<const T*>(grad.const_data_ptr()),
+                             static_cast<T*>(out.mutable_data_ptr()), run_tasks);
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace ecgan
+
+STABLE_TORCH_LIBRARY_FRAGMENT(ecgan, m) {
+  // values: [R, C]; rows: int32 [V, taps]. Returns [V, C].
+  m.def("gather_sum(Tensor values, Tensor rows, int row_step, int tap_step) -> Tensor");
+  // size: [R, 0]. As an int, R would be a constant in a compiled graph.
+  m.def(
+      "gather_sum_backward(Tensor grad, Tensor rows, Tensor size, int row_step, int tap_step) -> "
+      "Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(ecgan, CPU, m) {
+  m.impl("gather_sum", TORCH_BOX(&ecgan::gather_sum));
+  m.impl("gather_sum_backward", TORCH_BOX(&ecgan::gather_sum_backward));
+}

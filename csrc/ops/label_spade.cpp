@@ -1,0 +1,136 @@
+// label_spade: schemas and CPU. The formulas stand in cpu/label_spade.h.
+#include "label_spade.h"
+
+#include <optional>
+
+#include "../cpu/huge_pages.h"
+#include "../cpu/label_spade.h"
+#include "parallel.h"
+
+namespace ecgan {
+namespace {
+
+void* fresh_data(const Tensor& tensor) {
+  void* data = tensor.mutable_data_ptr();
+  cpu::advise_huge_pages(data, tensor.numel() * tensor.element_size());
+  return data;
+}
+
+cpu::LabelSpade kernel_of(const LabelSpadeCall& call, const Tensor& inverse, const Tensor& walk,
+                          const Tensor& bounds, double eps, double slope) {
+  STD_TORCH_CHECK(walk.scalar_type() == ScalarType::Int && walk.is_contiguous() &&
+                      walk.dim() == 2 && walk.size(1) == 2,
+                  "walk: expected contiguous int32 [S, 2]");
+  STD_TORCH_CHECK(bounds.scalar_type() == ScalarType::Long && bounds.is_contiguous() &&
+                      bounds.dim() == 1 && bounds.size(0) == call.batch + 1,
+                  "bounds: expected contiguous int64 [B + 1]");
+  return {call.batch,
+          call.channels,
+          call.pixels,
+          call.patches,
+          static_cast<const int32_t*>(inverse.const_data_ptr()),
+          static_cast<const int32_t*>(walk.const_data_ptr()),
+          static_cast<const int64_t*>(bounds.const_data_ptr()),
+          call.table.const_data_ptr(),
+          call.dtype,
+          call.norm,
+          eps,
+          slope};
+}
+
+double* doubles(const Tensor& tensor) {
+  return static_cast<double*>(tensor.mutable_data_ptr());
+}
+
+std::tuple<Tensor, Tensor, Tensor> label_spade(const Tensor& x, const Tensor& table,
+                                               const Tensor& inverse, const Tensor& walk,
+                                               const Tensor& bounds, std::optional<Tensor> mean_,
+                                               std::optional<Tensor> var_, const std::string& norm,
+                                               double eps, double slope) {
+  const LabelSpadeCall call(x, table, inverse, norm);
+  const auto kernel = kernel_of(call, inverse, walk, bounds, eps, slope);
+  const auto statistics = [&](const std::optional<Tensor>& given, const char* name) {
+    Tensor out =
+        torch::stable::new_empty(call.x, {call.groups(), call.channels}, ScalarType::Double);
+    if (!call.computes_statistics()) {
+      STD_TORCH_CHECK(given.has_value(), name, ": expected a tensor with norm='fixed'");
+      torch::stable::copy_(out, call.statistics(*given, name));
+    }
+    return out;
+  };
+  Tensor mean = statistics(mean_, "mean"), var = statistics(var_, "var");
+  Tensor y = torch::stable::new_empty(call.x, {x.size(0), x.size(1), x.size(2), x.size(3)});
+  cpu::label_spade(kernel, call.x.const_data_ptr(), call.x.stride(0), call.x.stride(1),
+                   fresh_data(y), doubles(mean), doubles(var), run_tasks);
+  return {y, mean, var};
+}
+
+std::tuple<Tensor, Tensor> label_spade_statistics(const Tensor& x_) {
+  STD_TORCH_CHECK(x_.dim() == 4, "x: expected shape [B, C, H, W]");
+  const Tensor x = LabelSpadeCall::with_planes(x_);
+  cpu::LabelSpade kernel{};
+  kernel.batch = x.size(0);
+  kernel.channels = x.size(1);
+  kernel.pixels = x.size(2) * x.size(3);
+  kernel.dtype = dtype_of(x, "x");
+  kernel.norm = SpadeNorm::batch;
+  Tensor mean = torch::stable::new_empty(x, {1, x.size(1)}, ScalarType::Double);
+  Tensor var = torch::stable::new_empty(x, {1, x.size(1)}, ScalarType::Double);
+  cpu::label_spade_statistics(kernel, x.const_data_ptr(), x.stride(0), x.stride(1), doubles(mean),
+                              doubles(var), run_tasks);
+  return {mean, var};
+}
+
+std::tuple<Tensor, Tensor, Tensor> label_spade_backward(
+    const Tensor& grad_, const Tensor& x, const Tensor& table, const Tensor& inverse,
+    const Tensor& walk, const Tensor& bounds, const Tensor& mean_, const Tensor& var_,
+    std::optional<Tensor> shared_, const std::string& norm, double eps, double slope, bool need_x,
+    bool need_table) {
+  const LabelSpadeCall call(x, table, inverse, norm);
+  const auto kernel = kernel_of(call, inverse, walk, bounds, eps, slope);
+  const Tensor grad = call.grad_like_x(grad_);
+  const Tensor mean = call.statistics(mean_, "mean"), var = call.statistics(var_, "var");
+  const bool is_shared = call.norm == SpadeNorm::shared;
+  STD_TORCH_CHECK(!(is_shared && need_x) || shared_.has_value(),
+                  "shared: expected the means [C, 2] with norm='shared' and need_x");
+  Tensor shared =
+      torch::stable::new_empty(call.x, {is_shared ? call.channels : 0, 2}, ScalarType::Double);
+  if (is_shared && need_x) torch::stable::copy_(shared, *shared_);
+  Tensor grad_x =
+      need_x ? torch::stable::new_empty(call.x, {x.size(0), x.size(1), x.size(2), x.size(3)})
+             : torch::stable::new_empty(call.x, {0});
+  Tensor grad_table = need_table ? torch::stable::empty_like(call.table)
+                                 : torch::stable::new_empty(call.table, {0});
+  cpu::label_spade_backward(
+      kernel, grad.const_data_ptr(), grad.stride(0), grad.stride(1), call.x.const_data_ptr(),
+      call.x.stride(0), call.x.stride(1), static_cast<const double*>(mean.const_data_ptr()),
+      static_cast<const double*>(var.const_data_ptr()), need_x ? fresh_data(grad_x) : nullptr,
+      need_table ? grad_table.mutable_data_ptr() : nullptr, doubles(shared), run_tasks);
+  return {grad_x, grad_table, shared};
+}
+
+}  // namespace
+}  // namespace ecgan
+
+STABLE_TORCH_LIBRARY_FRAGMENT(ecgan, m) {
+  // table: [2 C, U], gamma's rows before beta's. walk, bounds: label_segments of inverse on the
+  // CPU, its sorted pixels and their bounds on CUDA. norm: "instance" and "batch" compute mean and
+  // var (biased, float64 [B or 1, C]), "fixed" and "shared" are given them. slope 1: no LeakyReLU.
+  // Returns y and the statistics used.
+  m.def(
+      "label_spade(Tensor x, Tensor table, Tensor inverse, Tensor walk, Tensor bounds, "
+      "Tensor? mean, Tensor? var, str norm, float eps, float slope) -> (Tensor, Tensor, Tensor)");
+  m.def("label_spade_statistics(Tensor x) -> (Tensor, Tensor)");
+  // A gradient that is not needed comes back with size 0. norm="shared" wants two calls: one
+  // without need_x, which returns the sums [C, 2] of this process, one with their means.
+  m.def(
+      "label_spade_backward(Tensor grad, Tensor x, Tensor table, Tensor inverse, Tensor walk, "
+      "Tensor bounds, Tensor mean, Tensor var, Tensor? shared, str norm, float eps, float slope, "
+      "bool need_x, bool need_table) -> (Tensor, Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(ecgan, CPU, m) {
+  m.impl("label_spade", TORCH_BOX(&ecgan::label_spade));
+  m.impl("label_spade_statistics", TORCH_BOX(&ecgan::label_spade_statistics));
+  m.impl("label_spade_backward", TORCH_BOX(&ecgan::label_spade_backward));
+}
