@@ -40,7 +40,7 @@ EAGER, PRESENT, OURS, CHECKPOINTING = (
     "ours",
     "ours, checkpointing",
 )
-ROUNDS = 3
+ROUNDS = 2
 
 
 def load_labels() -> Tensor:
