@@ -205,6 +205,7 @@ def recorder() -> Iterator[Recorder]:
     recorder.write()
 
 
+@pytest.mark.timeout(3600)
 def test_step_of_b6(recorder: Recorder) -> None:
     found: dict[str, list[dict]] = {name: [] for name in (EAGER, PRESENT, OURS, CHECKPOINTING)}
     for _ in range(ROUNDS):
