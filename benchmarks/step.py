@@ -210,7 +210,7 @@ def test_step_of_b6(recorder: Recorder) -> None:
     found: dict[str, list[dict]] = {name: [] for name in (EAGER, PRESENT, OURS, CHECKPOINTING)}
     for _ in range(ROUNDS):
         for name, runs in found.items():
-            runs.append(measure(name, 1 if name == EAGER else 2))
+            runs.append(measure(name, steps=1))
     recorder.add(
         {name: [s for run in runs for s in run["seconds"]] for name, runs in found.items()},
         {name: max(run["peak_bytes"] for run in runs) for name, runs in found.items()},
