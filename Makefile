@@ -48,11 +48,11 @@ $(VENV)/.torch:
 	touch $@
 
 $(VENV)/.train: $(VENV)/.torch $(NATIVE)
-	$(BIN)/pip install --quiet ninja
+	$(BIN)/pip install --quiet ninja 'pybind11>=2.13'
 	$(BIN)/pip install --quiet --no-build-isolation -e '.[train]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.torch $(NATIVE)
-	$(BIN)/pip install --quiet ninja
+	$(BIN)/pip install --quiet ninja 'pybind11>=2.13'
 	$(BIN)/pip install --quiet --no-build-isolation -e '.[train,dev]'
 	touch $@ $(VENV)/.train

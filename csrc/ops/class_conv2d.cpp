@@ -2,7 +2,7 @@
 #include "class_conv2d.h"
 
 #include "../cpu/class_conv2d.h"
-#include "../cpu/huge_pages.h"
+#include "fresh_data.h"
 #include "parallel.h"
 
 namespace ecgan {
@@ -15,13 +15,6 @@ cpu::ConvImages images(const Tensor& x) {
 cpu::ClassConv2d cpu_call(const ClassConv2dCall& call, double negative_slope) {
   return {call.batch, call.channels, call.outputs,      call.height,
           call.width, call.dtype,    call.label_data(), negative_slope};
-}
-
-// To call on a new tensor.
-void* fresh_data(const Tensor& tensor) {
-  void* data = tensor.mutable_data_ptr();
-  cpu::advise_huge_pages(data, tensor.numel() * tensor.element_size());
-  return data;
 }
 
 Tensor class_conv2d(const Tensor& x, const Tensor& labels, const Tensor& weight,

@@ -1,7 +1,7 @@
 // gather_sum: schemas and CPU. The formulas stand in cpu/gather_sum.h.
 #include "../cpu/gather_sum.h"
 
-#include "../cpu/huge_pages.h"
+#include "fresh_data.h"
 #include "parallel.h"
 #include "tensors.h"
 
@@ -30,7 +30,7 @@ void with_element(const Tensor& tensor, const char* name, F f) {
 
 Tensor fresh(const Tensor& like, int64_t rows, int64_t width) {
   Tensor out = torch::stable::new_empty(like, {rows, width});
-  cpu::advise_huge_pages(out.mutable_data_ptr(), out.numel() * out.element_size());
+  fresh_data(out);
   return out;
 }
 

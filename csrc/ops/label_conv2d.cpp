@@ -1,8 +1,8 @@
 // label_conv2d: schemas and CPU. The formulas stand in cpu/label_conv2d.h.
 #include "label_conv2d.h"
 
-#include "../cpu/huge_pages.h"
 #include "../cpu/label_conv2d.h"
+#include "fresh_data.h"
 #include "parallel.h"
 
 namespace ecgan {
@@ -40,14 +40,12 @@ Tensor label_conv2d(const Tensor& labels, const Tensor& weight, const std::optio
                      ignore_index, call.edge_data(), call.scale_data());
   STD_TORCH_CHECK(in_range || !check_range, "labels: expected labels in range or ignore_index");
   if (out.numel() == 0) return out;
-  void* out_data = out.mutable_data_ptr();
-  cpu::advise_huge_pages(out_data, out.numel() * out.element_size());
   const Tensor wide = torch::stable::to(weight, call.compute);
   std::optional<Tensor> wide_bias;
   if (bias) wide_bias = torch::stable::contiguous(torch::stable::to(*bias, call.compute));
   kernel.forward(wide.const_data_ptr(),
                  {wide.stride(0), wide.stride(1), wide.stride(2), wide.stride(3)},
-                 data_or_null(wide_bias), out_data);
+                 data_or_null(wide_bias), fresh_data(out));
   return out;
 }
 

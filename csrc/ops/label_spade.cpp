@@ -1,19 +1,33 @@
 // label_spade: schemas and CPU. The formulas stand in cpu/label_spade.h.
 #include "label_spade.h"
 
+#include <cstdlib>
 #include <optional>
 
-#include "../cpu/huge_pages.h"
 #include "../cpu/label_spade.h"
+#include "fresh_data.h"
 #include "parallel.h"
 
 namespace ecgan {
 namespace {
 
-void* fresh_data(const Tensor& tensor) {
-  void* data = tensor.mutable_data_ptr();
-  cpu::advise_huge_pages(data, tensor.numel() * tensor.element_size());
-  return data;
+// The kernels look up what inverse and walk say without a further look.
+void check_places(const int32_t* inverse, const int32_t* walk, const int64_t* bounds, int64_t batch,
+                  int64_t pixels, int64_t patches, int64_t segments) {
+  bool inside = true;
+  for (int64_t i = 0; i < batch * pixels; ++i) inside &= inverse[i] >= 0 && inverse[i] < patches;
+  STD_TORCH_CHECK(inside, "inverse: expected values in [0, U) for table [2 C, U]");
+  bool whole = bounds[0] == 0 && bounds[batch] == segments;
+  for (int64_t b = 0; b < batch && whole; ++b) {
+    whole = bounds[b] <= bounds[b + 1] && bounds[b + 1] <= segments;
+    int64_t at = 0;  // where the next segment has to begin
+    for (int64_t s = bounds[b]; whole && s < bounds[b + 1]; ++s) {
+      whole = walk[2 * s] == at;
+      at += std::abs(static_cast<int64_t>(walk[2 * s + 1]));
+    }
+    whole = whole && at == pixels;
+  }
+  STD_TORCH_CHECK(whole, "walk: expected segments that cover every pixel of each image in turn");
 }
 
 cpu::LabelSpade kernel_of(const LabelSpadeCall& call, const Tensor& inverse, const Tensor& walk,
@@ -24,6 +38,10 @@ cpu::LabelSpade kernel_of(const LabelSpadeCall& call, const Tensor& inverse, con
   STD_TORCH_CHECK(bounds.scalar_type() == ScalarType::Long && bounds.is_contiguous() &&
                       bounds.dim() == 1 && bounds.size(0) == call.batch + 1,
                   "bounds: expected contiguous int64 [B + 1]");
+  check_places(static_cast<const int32_t*>(inverse.const_data_ptr()),
+               static_cast<const int32_t*>(walk.const_data_ptr()),
+               static_cast<const int64_t*>(bounds.const_data_ptr()), call.batch, call.pixels,
+               call.patches, walk.size(0));
   return {call.batch,
           call.channels,
           call.pixels,

@@ -1,5 +1,6 @@
 """The command line: what a user gets wrong is told in one sentence, before anything is done."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,8 @@ def fails(capsys, tmp_path: Path, monkeypatch):
         (["info", "more"], "unrecognized arguments: more"),
         (["trian"], "there is no command 'trian'"),
         ([], "required: command"),
+        (["plan", "--budget", "lots"], "--budget takes numbers of GiB such as 16 or 16,32"),
+        (["plan", "--data", "nowhere"], "nowhere is no folder: give dataset.num_classes"),
     ],
 )  # fmt: skip
 def test_wrong_arguments(fails, arguments, message):
@@ -183,6 +186,15 @@ def test_a_missing_extra_is_named():
     )
     assert done.returncode == 2
     assert "pip install 'ecgan[train]'" in done.stderr
+
+
+def test_plan_tells_what_fits(capsys, tiny_arguments):
+    lean = ["--preset=B1", "--model.encoder=vgg", "--loss.perceptual=0", "--budget=0.2"]
+    assert main(["plan", *tiny_arguments, *lean]) == 0
+    text = capsys.readouterr().out
+    assert "12 classes; label maps are the data set's" in text
+    assert re.search(r"peak +0\.\d+ GiB at 32x64 with batch 2, in the \w+'s \w+", text)
+    assert re.search(r"0\.2 GiB +up to \d+x\d+ with batch 2: 0\.\d+ GiB", text)
 
 
 def test_help_and_wrong_keys_need_no_torch():

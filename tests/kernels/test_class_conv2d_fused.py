@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from ecgan_kernels import _library, class_conv2d, cpu_isa
@@ -297,3 +299,36 @@ def test_the_operator_itself_checks(change, message):
     }
     with pytest.raises(RuntimeError, match=message):
         torch.ops.ecgan.class_conv2d(**arguments, negative_slope=1.0)
+
+
+@needs_library
+@pytest.mark.skipif(
+    not os.environ.get("ECGAN_TEST_DATA"), reason="ECGAN_TEST_DATA names no folder of label maps"
+)
+def test_real_layouts_equal_a_masked_convolution_a_class():
+    image = pytest.importorskip("PIL.Image")
+    files = sorted(Path(os.environ["ECGAN_TEST_DATA"], "coco_stuff", "val_label").glob("*.png"))[:3]
+    if not files:
+        pytest.skip("no coco_stuff here")
+
+    def resized(file: Path) -> Tensor:
+        with image.open(file) as opened:
+            return torch.from_numpy(np.array(opened.resize((140, 100), image.Resampling.NEAREST)))
+
+    labels = torch.stack([resized(file) for file in files])  # uint8, 255 is void
+    assert 255 in labels.unique()
+    torch.manual_seed(0)
+    x = torch.randn(3, 8, *labels.shape[1:], dtype=torch.float64)
+    weight = torch.randn(5, 8, 3, 3, dtype=torch.float64)
+    bias = torch.randn(5, dtype=torch.float64)
+    grad = torch.randn(3, 5, *labels.shape[1:], dtype=torch.float64)
+    found = results(x, labels, weight, bias, grad, "cpu", slope=None)
+
+    inputs = [t.detach().requires_grad_() for t in (x, weight, bias)]
+    y = inputs[2][:, None, None].expand(3, 5, *labels.shape[1:])
+    for label in labels.unique():
+        mask = (labels == label)[:, None]
+        y = y + torch.nn.functional.conv2d(inputs[0] * mask, inputs[1], padding=1) * mask
+    expected = [y.detach(), *torch.autograd.grad(y, inputs, grad)]
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)

@@ -195,6 +195,22 @@ def test_single_values_are_refused_as_torch_does(norm):
         torch.testing.assert_close(lookup(x, labels), dense(x, labels))
 
 
+@pytest.mark.skipif(not _library.CPU.loaded, reason="needs the compiled operators")
+@pytest.mark.parametrize("spoil", ["large id", "negative id", "segment too long", "too few images"])
+def test_places_that_do_not_fit_are_refused(spoil):
+    layer, _ = twins(2, 4, hidden=5)
+    index = LabelIndex(blobs(2, 17, 33, 4), 4)
+    places = index.nested(3)
+    if "id" in spoil:
+        places.inverse[1, 3, 5] = len(places.members) if spoil == "large id" else -1
+    elif spoil == "segment too long":
+        places.walk[-1, 1] *= 2
+    else:
+        places.bounds[-1] = places.bounds[-2]
+    with pytest.raises(RuntimeError, match=r"inverse: expected|walk: expected"):
+        layer(torch.randn(2, 2, 17, 33), index)
+
+
 def test_special_values_stay_in_their_plane():
     layer, _ = twins(2, 4, hidden=5)
     index = LabelIndex(blobs(1, 17, 33, 4), 4)
