@@ -15,7 +15,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 NATIVE := $(shell find csrc -type f) setup.py pyproject.toml
 
-.PHONY: train test lint format clean
+.PHONY: train test sanitize lint format clean
 .DELETE_ON_ERROR:
 
 train: $(VENV)/.train
@@ -23,6 +23,29 @@ train: $(VENV)/.train
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+# The operators on a build with AddressSanitizer and UndefinedBehaviorSanitizer (of GCC): their tests,
+# which run older instruction sets in children, and the attacks under every one that this processor
+# has. Torch and Python free nothing at exit, so leaks are not looked for. What a dying process says
+# is left to stderr: pytest would take it with it.
+SANITIZED := build/sanitize
+OPERATORS := $(addprefix tests/kernels/test_,$(addsuffix .py,edge_transfer edge_transfer_lrelu \
+  similarity_bce pixel_contrast label_conv2d class_conv2d class_conv2d_fused label_spade \
+  label_spade_lookup label_index label_index_host))
+# Takes long, and reads and writes what the rest does too.
+LONG := compile or opcheck or peak or memory or gradcheck or reference or cuda
+sanitize: $(VENV)/.dev
+	SANITIZE=1 FORCE_CUDA=0 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python setup.py -q build \
+	  --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
+	@isas=$$(PYTHONPATH=kernels $(BIN)/python -c 'from ecgan_kernels import cpu_isa; \
+	  known = ["baseline", "avx2", "avx512"]; print(*known[: known.index(cpu_isa()) + 1])'); \
+	export OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=sanitize PYTHONPATH=$(SANITIZED)/lib; \
+	export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1; \
+	cxx=$${CXX:-c++}; \
+	export LD_PRELOAD="$$($$cxx -print-file-name=libasan.so) $$($$cxx -print-file-name=libubsan.so)"; \
+	run="$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --capture=sys $(ARGS)"; \
+	$$run $(OPERATORS) -k 'not ($(LONG))' || exit 1; \
+	for isa in $$isas; do ECGAN_CPU_ISA=$$isa $$run tests/kernels/attack || exit 1; done
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -21,6 +21,8 @@ Environment:
     TORCH_CUDA_ARCH_LIST  GPU architectures, such as "7.0;8.0;9.0+PTX". Default: all from sm_70 or,
                           with CUDA 13, which dropped it, from sm_75 on.
     DEBUG                 1: no optimisation, debug symbols.
+    SANITIZE              1: AddressSanitizer and UndefinedBehaviorSanitizer in all that runs on the
+                          CPU; `make sanitize` says how such a build is run.
     MAX_JOBS              Parallel compiler processes.
     CXX                   C++ compiler.
 """
@@ -41,9 +43,15 @@ from setuptools import Extension, find_packages, setup
 CSRC = Path("csrc")
 SOURCES = json.loads((CSRC / "sources.json").read_text())
 DEBUG = os.environ.get("DEBUG") == "1"
+SANITIZE = os.environ.get("SANITIZE") == "1"
 CXX = shlex.split(os.environ.get("CXX", "c++"))
 DEFINES = [("TORCH_TARGET_VERSION", "0x020b000000000000")]
-FLAGS = ["-O0", "-g"] if DEBUG else ["-O3", "-g0"]
+# Not in "undefined" by itself: a float's conversion to an integer that cannot hold it.
+SANITIZERS = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
+if SANITIZE:
+    FLAGS = ["-O1", "-g1", "-fno-omit-frame-pointer", "-fno-wrapv", *SANITIZERS]
+else:
+    FLAGS = ["-O0", "-g"] if DEBUG else ["-O3", "-g0"]
 # Kernels, which torch's own build does not compile: C++17 is what every toolkit here knows.
 KERNEL_FLAGS = ["-std=c++17", "-fPIC", "-fvisibility=hidden", *FLAGS]
 
@@ -125,13 +133,23 @@ def cuda_link_flags(nvcc: str) -> list[str]:
     return [*(shlex.split(folders[1]) if folders else []), *runtime]
 
 
+def simd_flags(isa_flags: list[str]) -> list[str]:
+    """Flags of the kernels of one instruction set."""
+    cpu = Path("/proc/cpuinfo")
+    known = cpu.read_text().split() if SANITIZE and cpu.exists() else []
+    if known and any(flag.removeprefix("-m") not in known for flag in isa_flags):
+        # Checks cost most of the build, and here these kernels are linked but never run.
+        return [*(flag for flag in KERNEL_FLAGS if flag not in FLAGS), "-O0", *isa_flags]
+    return [*KERNEL_FLAGS, *isa_flags]
+
+
 def simd_commands() -> list[tuple[str, list[str]]]:
     """Object name and compiler command, without the output, of each kernel and instruction set."""
     x86 = platform.machine() in ("x86_64", "AMD64")
     return [
         (
             f"{Path(source).stem}_{isa}.o",
-            [*CXX, *KERNEL_FLAGS, "-Wall", "-Wextra", *flags, f"-DECGAN_ISA={isa}", "-c", source],
+            [*CXX, *simd_flags(flags), "-Wall", "-Wextra", f"-DECGAN_ISA={isa}", "-c", source],
         )
         for isa, flags in SOURCES["isa"].items()
         if x86 or isa == "baseline"
@@ -176,7 +194,7 @@ def extension(name: str, files: list[str], commands: list, libraries: list[str])
         define_macros=DEFINES,
         depends=[str(path) for path in sorted(CSRC.rglob("*.*"))],
         extra_compile_args=["-fvisibility=hidden", *FLAGS],
-        extra_link_args=libraries,
+        extra_link_args=[*libraries, *(SANITIZERS if SANITIZE else [])],
         py_limited_api=True,
     )
     result.commands = commands
@@ -196,6 +214,7 @@ def host_extension() -> "CppExtension | None":
         include_dirs=[pybind11.get_include()],
         depends=[str(path) for path in sorted(CSRC.rglob("*.*"))],
         extra_compile_args=["-std=c++17", "-fvisibility=hidden", *FLAGS],
+        extra_link_args=SANITIZERS if SANITIZE else [],
         language="c++",
     )
     result.commands = []
@@ -239,6 +258,10 @@ if ext_modules:
 setup(
     packages=find_packages(".", include=["ecgan", "ecgan.*"]) + find_packages("kernels"),
     package_dir={"ecgan_kernels": "kernels/ecgan_kernels"},
-    package_data={"ecgan": ["recipes/*.yaml"], "ecgan_kernels": ["py.typed"]},
+    package_data={
+        "ecgan": ["recipes/*.yaml"],
+        "ecgan.pages": ["templates/*"],
+        "ecgan_kernels": ["py.typed"],
+    },
     **options,
 )

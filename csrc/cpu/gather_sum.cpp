@@ -42,16 +42,20 @@ void gather_sum_backward(const GatherSum& op, const T* grad, T* grad_values,
     const int64_t end = std::min(op.table_rows, (task + 1) * kChunk);
     std::fill(grad_values + task * kChunk * op.width, grad_values + end * op.width, T{0});
   });
-  // No two tasks share an element, so that the order of the sums is fixed without any locks.
-  const int64_t blocks = chunks(op.width, kBlock);
-  run(op.taps * blocks, [&](int64_t task) {
-    const int64_t t = task / blocks, begin = task % blocks * kBlock;
+  // No two tasks share an element, so that the order of the sums is fixed without any locks: taps
+  // whose rows may meet are one task.
+  const bool apart = op.tap_step > 0 && op.row_step / op.tap_step >= op.taps;
+  const int64_t blocks = chunks(op.width, kBlock), together = apart ? 1 : op.taps;
+  run((apart ? op.taps : 1) * blocks, [&](int64_t task) {
+    const int64_t first = task / blocks, begin = task % blocks * kBlock;
     const int64_t n = std::min(kBlock, op.width - begin);
-    for (int64_t v = 0; v < op.count; ++v) {
-      const int64_t r = op.rows[v * op.taps + t];
-      if (r < 0) continue;
-      add(grad_values + (r * op.row_step + t * op.tap_step) * op.width + begin,
-          grad + v * op.width + begin, n);
+    for (int64_t t = first; t < first + together; ++t) {
+      for (int64_t v = 0; v < op.count; ++v) {
+        const int64_t r = op.rows[v * op.taps + t];
+        if (r < 0) continue;
+        add(grad_values + (r * op.row_step + t * op.tap_step) * op.width + begin,
+            grad + v * op.width + begin, n);
+      }
     }
   });
 }

@@ -102,7 +102,7 @@ bool LabelConv2d::read_map(const Label* labels, int64_t ignore_index, const uint
       if (edges) {
         for (int64_t x = 0; x < width; ++x) out[left + x] += edges[first + x] ? none + 1 : 0;
       }
-      if (counts) {
+      if (counts && width > 0) {
         std::memcpy(counts + left * size, static_cast<const char*>(scale) + first * size,
                     width * size);
       }

@@ -6,6 +6,10 @@
 
 namespace ecgan::cpu {
 
+// Largest side of a window that callers may ask for: a padded map is then not much larger than the
+// map, whatever the window.
+constexpr int64_t kMaxWindow = 255;
+
 // Numbers the distinct windows of k x k values around each pixel, k odd, in the order in which a
 // row-major walk meets them. Values outside the map are `outside`.
 //

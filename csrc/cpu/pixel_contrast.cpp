@@ -207,7 +207,7 @@ void PixelContrast::zero(const SortedVectors& set, void* sums) const {
 }
 
 void PixelContrast::scatter(const SortedVectors& set, const void* sums, void* grad) const {
-  if (set.size() < set.count()) {
+  if (set.size() < set.count() && set.depth() > 0) {  // else there is no memory at all
     std::memset(grad, 0, set.count() * set.depth() * set.element_size());
   }
   parallel_(set.tiles(),

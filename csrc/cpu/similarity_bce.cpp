@@ -20,7 +20,7 @@ SimilarityBce::SimilarityBce(const void* probs, DType dtype, int64_t batch, int6
                              int64_t ignore_index, double eps, const Parallel& parallel)
     : dtype_(dtype), classes_(classes), pixels_(pixels), eps_(eps), parallel_(parallel) {
   const int64_t size = dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2;
-  std::vector<int32_t> ids(pixels);
+  std::vector<int32_t> ids(batch > 0 ? pixels : 0);
   for (int64_t b = 0; b < batch; ++b) {
     for (int64_t i = 0; i < pixels; ++i) {
       const int64_t label = labels[b * pixels + i];

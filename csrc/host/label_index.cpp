@@ -5,7 +5,9 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -15,8 +17,9 @@ namespace py = pybind11;
 
 namespace {
 
-// Any integer array: converted, and copied where it is not contiguous.
-using Map = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
+// Any integer array: converted, and copied where it is not contiguous or not aligned.
+using Map = py::array_t<int32_t, py::array::c_style | py::array::forcecast |
+                                     py::detail::npy_api::NPY_ARRAY_ALIGNED_>;
 
 Map checked(const py::array& array, const char* name) {
   const char kind = array.dtype().kind();
@@ -24,8 +27,20 @@ Map checked(const py::array& array, const char* name) {
     throw py::type_error(std::string(name) + " must be an array of integers");
   }
   if (array.ndim() != 3) throw py::value_error(std::string(name) + " must have shape [B, H, W]");
-  if (array.size() >= (py::ssize_t{1} << 31)) {
-    throw py::value_error(std::string(name) + " must have fewer than 2^31 pixels");
+  py::ssize_t pixels = 1;  // with 1 for 0, so that no size of an empty map is out of bounds
+  for (py::ssize_t d = 0; d < 3; ++d) {
+    const py::ssize_t size = std::max<py::ssize_t>(array.shape(d), 1);
+    if (size >= (py::ssize_t{1} << 31) / pixels) {
+      throw py::value_error(std::string(name) + " must have fewer than 2^31 pixels");
+    }
+    pixels *= size;
+  }
+  if (array.size() > 0 && (array.itemsize() > 4 || (kind == 'u' && array.itemsize() == 4))) {
+    using limits = std::numeric_limits<int32_t>;
+    if (array.attr("min")() < py::int_(limits::min()) ||
+        array.attr("max")() > py::int_(limits::max())) {
+      throw py::value_error(std::string(name) + " must hold integers of 32 bits");
+    }
   }
   return Map(array);
 }
@@ -40,8 +55,10 @@ Map rows_of(const std::vector<int32_t>& values, int64_t columns) {
 
 std::pair<Map, Map> label_windows(const py::array& array, int32_t outside, int64_t kernel_size) {
   const Map map = checked(array, "map");
-  if (kernel_size < 1 || kernel_size % 2 == 0) {
-    throw py::value_error("kernel_size must be odd, not " + std::to_string(kernel_size));
+  if (kernel_size < 1 || kernel_size % 2 == 0 || kernel_size > ecgan::cpu::kMaxWindow) {
+    throw py::value_error("kernel_size must be odd and at most " +
+                          std::to_string(ecgan::cpu::kMaxWindow) + ", not " +
+                          std::to_string(kernel_size));
   }
   Map inverse({map.shape(0), map.shape(1), map.shape(2)});
   std::vector<int32_t> windows;

@@ -9,7 +9,8 @@ namespace ecgan {
 namespace {
 
 cpu::ConvImages images(const Tensor& x) {
-  return {x.const_data_ptr(), {x.stride(0), x.stride(1), x.stride(2), x.stride(3)}};
+  return {x.const_data_ptr(),
+          {step(x, 0), step(x, 1), step(x, 2), x.size(3) > 1 ? x.stride(3) : 1}};
 }
 
 cpu::ClassConv2d cpu_call(const ClassConv2dCall& call, double negative_slope) {

@@ -1,6 +1,7 @@
 // Checks and allocation of class_conv2d, the same for every device.
 #pragma once
 
+#include <array>
 #include <optional>
 
 #include "tensors.h"
@@ -18,6 +19,7 @@ struct ClassConv2dCall {
   ClassConv2dCall(const Tensor& x, const Tensor& labels_, const Tensor& weight_)
       : dtype(dtype_of(x, "x")) {
     STD_TORCH_CHECK(x.dim() == 4, "x: expected shape [B, C, H, W]");
+    check_memory(x, "x");
     batch = x.size(0), channels = x.size(1), height = x.size(2), width = x.size(3);
     STD_TORCH_CHECK(labels_.dim() == 3 && labels_.size(0) == batch && labels_.size(1) == height &&
                         labels_.size(2) == width,
@@ -28,9 +30,11 @@ struct ClassConv2dCall {
     STD_TORCH_CHECK(labels_.device() == x.device(), "labels: expected the device of x");
     STD_TORCH_CHECK(weight_.device() == x.device(), "weight: expected the device of x");
     dtype_of(weight_, "weight");
+    check_memory(weight_, "weight");
     outputs = weight_.size(0);
+    check_extent(std::array{batch, outputs, height, width}, "weight");
     compute = dtype == DType::f64 ? ScalarType::Double : ScalarType::Float;
-    labels = torch::stable::contiguous(torch::stable::to(labels_, ScalarType::Long));
+    labels = contiguous_labels(labels_, "labels");
     weight = in_compute(weight_);
   }
 
@@ -43,6 +47,8 @@ struct ClassConv2dCall {
     if (!bias) return bias;
     STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == outputs, "bias: expected shape [O]");
     STD_TORCH_CHECK(bias->device() == weight.device(), "bias: expected the device of x");
+    dtype_of(*bias, "bias");
+    check_memory(*bias, "bias");
     return in_compute(*bias);
   }
 
@@ -52,6 +58,7 @@ struct ClassConv2dCall {
                     "grad: expected shape [B, O, H, W]");
     STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type(), "grad: expected the dtype of x");
     STD_TORCH_CHECK(grad.device() == x.device(), "grad: expected the device of x");
+    check_memory(grad, "grad");
   }
 
   const int64_t* label_data() const { return static_cast<const int64_t*>(labels.const_data_ptr()); }

@@ -13,6 +13,7 @@ struct EdgeTransferCall {
 
   EdgeTransferCall(const Tensor& image, const Tensor& edge, const std::string& name)
       : dtype(dtype_of(image, "image")), activation(parse(name)) {
+    check_memory(image, "image");
     check_like(edge, "edge", image, "image");
     out = torch::stable::empty_like(image);
     layout = strided<3>({image, edge, out});
@@ -35,6 +36,7 @@ struct EdgeTransferBackwardCall {
   EdgeTransferBackwardCall(const Tensor& grad, const Tensor& image, const Tensor& edge,
                            const std::string& name, bool need_image, bool need_edge)
       : dtype(dtype_of(image, "image")), activation(EdgeTransferCall::parse(name)) {
+    check_memory(image, "image");
     check_like(edge, "edge", image, "image");
     check_like(grad, "grad", image, "image");
     STD_TORCH_CHECK(need_image || need_edge, "need_image, need_edge: expected at least one");

@@ -20,6 +20,7 @@ struct EdgeTransferLreluCall {
 
   EdgeTransferLreluCall(const Tensor& image, const Tensor& edge, double negative_slope)
       : dtype(dtype_of(image, "image")) {
+    check_memory(image, "image");
     check_like(edge, "edge", image, "image");
     check_negative_slope(negative_slope);
     image_out = torch::stable::empty_like(image);
@@ -39,6 +40,7 @@ struct EdgeTransferLreluBackwardCall {
                                 const Tensor& edge_out, double negative_slope, bool need_image,
                                 bool need_edge)
       : dtype(dtype_of(image_out, "image_out")) {
+    check_memory(image_out, "image_out");
     check_like(edge_out, "edge_out", image_out, "image_out");
     check_negative_slope(negative_slope);
     if (grad_image_out) check_like(*grad_image_out, "grad_image_out", image_out, "image_out");

@@ -44,7 +44,7 @@ Tensor label_conv2d(const Tensor& labels, const Tensor& weight, const std::optio
   std::optional<Tensor> wide_bias;
   if (bias) wide_bias = torch::stable::contiguous(torch::stable::to(*bias, call.compute));
   kernel.forward(wide.const_data_ptr(),
-                 {wide.stride(0), wide.stride(1), wide.stride(2), wide.stride(3)},
+                 {step(wide, 0), step(wide, 1), step(wide, 2), step(wide, 3)},
                  data_or_null(wide_bias), fresh_data(out));
   return out;
 }

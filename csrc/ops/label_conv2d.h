@@ -1,6 +1,7 @@
 // Checks and allocation of label_conv2d, the same for every device.
 #pragma once
 
+#include <array>
 #include <optional>
 
 #include "tensors.h"
@@ -23,21 +24,30 @@ struct LabelConv2dCall {
     STD_TORCH_CHECK(labels_.dim() == 3, "labels: expected 3 dimensions, got ", labels_.dim());
     STD_TORCH_CHECK(weight.dim() == 4, "weight: expected 4 dimensions, got ", weight.dim());
     STD_TORCH_CHECK(labels_.device() == weight.device(), "weight: expected the device of labels");
-    STD_TORCH_CHECK(stride_height > 0 && stride_width > 0, "stride: expected at least 1");
-    STD_TORCH_CHECK(padding_height >= 0 && padding_width >= 0, "padding: expected at least 0");
+    constexpr int64_t kMost = int64_t{1} << 20;  // rows, columns
+    STD_TORCH_CHECK(
+        0 < stride_height && stride_height < kMost && 0 < stride_width && stride_width < kMost,
+        "stride: expected at least 1 and less than 2^20");
+    STD_TORCH_CHECK(0 <= padding_height && padding_height < kMost && 0 <= padding_width &&
+                        padding_width < kMost,
+                    "padding: expected at least 0 and less than 2^20");
+    check_memory(labels_, "labels");
+    check_memory(weight, "weight");
     STD_TORCH_CHECK(weight.size(1) >= (edges_ ? 1 : 0), "weight: expected a column for edges");
     const int64_t height = labels_.size(1) + 2 * padding_height;
     const int64_t width = labels_.size(2) + 2 * padding_width;
     STD_TORCH_CHECK(0 < weight.size(2) && weight.size(2) <= height && 0 < weight.size(3) &&
                         weight.size(3) <= width,
                     "weight: expected a kernel within the padded labels");
-    STD_TORCH_CHECK(height < (int64_t{1} << 20) && width < (int64_t{1} << 20),
+    STD_TORCH_CHECK(height < kMost && width < kMost,
                     "labels: expected fewer than 2^20 rows and columns");
     // Kernels number the pairs of a tap and a code, which has an edge bit, in 32 bits.
     STD_TORCH_CHECK(weight.size(2) * weight.size(3) * (weight.size(1) + 1) < (int64_t{1} << 30),
                     "weight: expected fewer than 2^30 columns and taps");
     out_height = (height - weight.size(2)) / stride_height + 1;
     out_width = (width - weight.size(3)) / stride_width + 1;
+    check_extent(std::array{labels_.size(0), height, width}, "labels");
+    check_extent(std::array{labels_.size(0), weight.size(0), out_height, out_width}, "weight");
     switch (labels_.scalar_type()) {
       case ScalarType::Byte:
         label_bytes = 1;
@@ -89,6 +99,7 @@ struct LabelConv2dCall {
     STD_TORCH_CHECK(grad.scalar_type() == weight.scalar_type(),
                     "grad: expected the dtype of weight");
     STD_TORCH_CHECK(grad.device() == weight.device(), "grad: expected the device of weight");
+    check_memory(grad, "grad");
   }
 
  private:
@@ -100,6 +111,7 @@ struct LabelConv2dCall {
       ++d;
     }
     STD_TORCH_CHECK(map.device() == labels.device(), name, ": expected the device of labels");
+    check_memory(map, name);
   }
 };
 
@@ -110,6 +122,7 @@ inline void check_bias(const std::optional<Tensor>& bias, const Tensor& weight) 
   STD_TORCH_CHECK(bias->scalar_type() == weight.scalar_type(),
                   "bias: expected the dtype of weight");
   STD_TORCH_CHECK(bias->device() == weight.device(), "bias: expected the device of weight");
+  check_memory(*bias, "bias");
 }
 
 // A gradient as [B, O, M]: its strides, one of which is 1 as the kernels want it, and the memory.
@@ -129,10 +142,10 @@ struct FlatGrad {
   bool read() {
     const int64_t height = tensor.size(2), width = tensor.size(3);
     const int64_t outputs = height * width;
-    const bool even = height == 1 || width == 1 || tensor.stride(2) == width * tensor.stride(3);
-    strides[2] = width > 1 ? tensor.stride(3) : height > 1 ? tensor.stride(2) : 1;
-    strides[1] = tensor.size(1) > 1 ? tensor.stride(1) : outputs == 1 ? 1 : outputs;
-    strides[0] = tensor.size(0) > 1 ? tensor.stride(0) : tensor.size(1) * outputs;
+    const bool even = height == 1 || width == 1 || step(tensor, 2) == width * step(tensor, 3);
+    strides[2] = width > 1 ? step(tensor, 3) : height > 1 ? step(tensor, 2) : 1;
+    strides[1] = tensor.size(1) > 1 ? step(tensor, 1) : outputs == 1 ? 1 : outputs;
+    strides[0] = tensor.size(0) > 1 ? step(tensor, 0) : tensor.size(1) * outputs;
     // Of one output a channel, those of a batch make the rows.
     return even && (strides[1] == 1 || strides[outputs == 1 ? 0 : 2] == 1);
   }

@@ -12,8 +12,13 @@ namespace {
 Tensor int32_map(const Tensor& tensor, const char* name) {
   STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Int, name, ": expected int32");
   STD_TORCH_CHECK(tensor.dim() == 3, name, ": expected shape [B, H, W]");
-  STD_TORCH_CHECK(tensor.numel() < (int64_t{1} << 31), name, ": expected fewer than 2^31 pixels");
+  check_memory(tensor, name, int64_t{1} << 31);
   return torch::stable::contiguous(tensor);
+}
+
+int32_t as_int32(int64_t value, const char* name) {
+  STD_TORCH_CHECK(value == static_cast<int32_t>(value), name, ": expected 32 bits, got ", value);
+  return static_cast<int32_t>(value);
 }
 
 Tensor rows_of(const std::vector<int32_t>& values, int64_t columns, const Tensor& like) {
@@ -25,13 +30,14 @@ Tensor rows_of(const std::vector<int32_t>& values, int64_t columns, const Tensor
 
 std::tuple<Tensor, Tensor> label_windows(const Tensor& map_, int64_t outside, int64_t kernel_size) {
   const Tensor map = int32_map(map_, "map");
-  STD_TORCH_CHECK(kernel_size > 0 && kernel_size % 2 == 1,
-                  "kernel_size: expected an odd number, got ", kernel_size);
+  STD_TORCH_CHECK(kernel_size > 0 && kernel_size % 2 == 1 && kernel_size <= cpu::kMaxWindow,
+                  "kernel_size: expected an odd number up to ", cpu::kMaxWindow, ", got ",
+                  kernel_size);
   Tensor inverse = torch::stable::new_empty(map, {map.size(0), map.size(1), map.size(2)});
   std::vector<int32_t> windows;
   int64_t distinct = 0;
   cpu::label_windows(static_cast<const int32_t*>(map.const_data_ptr()), map.size(0), map.size(1),
-                     map.size(2), static_cast<int32_t>(outside), kernel_size,
+                     map.size(2), as_int32(outside, "outside"), kernel_size,
                      static_cast<int32_t*>(inverse.mutable_data_ptr()), windows, &distinct);
   return {rows_of(windows, kernel_size * kernel_size, map), inverse};
 }
@@ -43,7 +49,7 @@ std::tuple<Tensor, Tensor> label_segments(const Tensor& inverse_, int64_t shorte
   Tensor offsets = torch::stable::new_empty(inverse, {batch + 1}, ScalarType::Long);
   std::vector<int32_t> segments;
   cpu::label_segments(static_cast<const int32_t*>(inverse.const_data_ptr()), batch,
-                      inverse.size(1) * inverse.size(2), static_cast<int32_t>(shortest), segments,
+                      inverse.size(1) * inverse.size(2), as_int32(shortest, "shortest"), segments,
                       static_cast<int64_t*>(offsets.mutable_data_ptr()));
   return {rows_of(segments, 2, inverse), offsets};
 }

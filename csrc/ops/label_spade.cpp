@@ -20,24 +20,35 @@ void check_places(const int32_t* inverse, const int32_t* walk, const int64_t* bo
   bool whole = bounds[0] == 0 && bounds[batch] == segments;
   for (int64_t b = 0; b < batch && whole; ++b) {
     whole = bounds[b] <= bounds[b + 1] && bounds[b + 1] <= segments;
+    const int32_t* places = inverse + b * pixels;
     int64_t at = 0;  // where the next segment has to begin
     for (int64_t s = bounds[b]; whole && s < bounds[b + 1]; ++s) {
+      const int64_t length = walk[2 * s + 1], first = at;
       whole = walk[2 * s] == at;
-      at += std::abs(static_cast<int64_t>(walk[2 * s + 1]));
+      at += std::abs(length);
+      whole = whole && at <= pixels;
+      for (int64_t i = first + 1; whole && i < first + length; ++i) {
+        whole = places[i] == places[first];
+      }
     }
     whole = whole && at == pixels;
   }
-  STD_TORCH_CHECK(whole, "walk: expected segments that cover every pixel of each image in turn");
+  STD_TORCH_CHECK(
+      whole,
+      "walk: expected the segments of inverse, which cover every pixel of each image in turn");
 }
 
 cpu::LabelSpade kernel_of(const LabelSpadeCall& call, const Tensor& inverse, const Tensor& walk,
                           const Tensor& bounds, double eps, double slope) {
   STD_TORCH_CHECK(walk.scalar_type() == ScalarType::Int && walk.is_contiguous() &&
-                      walk.dim() == 2 && walk.size(1) == 2,
-                  "walk: expected contiguous int32 [S, 2]");
+                      walk.dim() == 2 && walk.size(1) == 2 && walk.device() == inverse.device(),
+                  "walk: expected contiguous int32 [S, 2] on the device of x");
+  check_memory(walk, "walk");
   STD_TORCH_CHECK(bounds.scalar_type() == ScalarType::Long && bounds.is_contiguous() &&
-                      bounds.dim() == 1 && bounds.size(0) == call.batch + 1,
-                  "bounds: expected contiguous int64 [B + 1]");
+                      bounds.dim() == 1 && bounds.size(0) == call.batch + 1 &&
+                      bounds.device() == inverse.device(),
+                  "bounds: expected contiguous int64 [B + 1] on the device of x");
+  check_memory(bounds, "bounds");
   check_places(static_cast<const int32_t*>(inverse.const_data_ptr()),
                static_cast<const int32_t*>(walk.const_data_ptr()),
                static_cast<const int64_t*>(bounds.const_data_ptr()), call.batch, call.pixels,
@@ -78,13 +89,14 @@ std::tuple<Tensor, Tensor, Tensor> label_spade(const Tensor& x, const Tensor& ta
   };
   Tensor mean = statistics(mean_, "mean"), var = statistics(var_, "var");
   Tensor y = torch::stable::new_empty(call.x, {x.size(0), x.size(1), x.size(2), x.size(3)});
-  cpu::label_spade(kernel, call.x.const_data_ptr(), call.x.stride(0), call.x.stride(1),
-                   fresh_data(y), doubles(mean), doubles(var), run_tasks);
+  cpu::label_spade(kernel, call.x.const_data_ptr(), step(call.x, 0), step(call.x, 1), fresh_data(y),
+                   doubles(mean), doubles(var), run_tasks);
   return {y, mean, var};
 }
 
 std::tuple<Tensor, Tensor> label_spade_statistics(const Tensor& x_) {
   STD_TORCH_CHECK(x_.dim() == 4, "x: expected shape [B, C, H, W]");
+  check_memory(x_, "x");
   const Tensor x = LabelSpadeCall::with_planes(x_);
   cpu::LabelSpade kernel{};
   kernel.batch = x.size(0);
@@ -94,7 +106,7 @@ std::tuple<Tensor, Tensor> label_spade_statistics(const Tensor& x_) {
   kernel.norm = SpadeNorm::batch;
   Tensor mean = torch::stable::new_empty(x, {1, x.size(1)}, ScalarType::Double);
   Tensor var = torch::stable::new_empty(x, {1, x.size(1)}, ScalarType::Double);
-  cpu::label_spade_statistics(kernel, x.const_data_ptr(), x.stride(0), x.stride(1), doubles(mean),
+  cpu::label_spade_statistics(kernel, x.const_data_ptr(), step(x, 0), step(x, 1), doubles(mean),
                               doubles(var), run_tasks);
   return {mean, var};
 }
@@ -109,19 +121,17 @@ std::tuple<Tensor, Tensor, Tensor> label_spade_backward(
   const Tensor grad = call.grad_like_x(grad_);
   const Tensor mean = call.statistics(mean_, "mean"), var = call.statistics(var_, "var");
   const bool is_shared = call.norm == SpadeNorm::shared;
-  STD_TORCH_CHECK(!(is_shared && need_x) || shared_.has_value(),
-                  "shared: expected the means [C, 2] with norm='shared' and need_x");
   Tensor shared =
       torch::stable::new_empty(call.x, {is_shared ? call.channels : 0, 2}, ScalarType::Double);
-  if (is_shared && need_x) torch::stable::copy_(shared, *shared_);
+  if (is_shared && need_x) torch::stable::copy_(shared, call.means(shared_));
   Tensor grad_x =
       need_x ? torch::stable::new_empty(call.x, {x.size(0), x.size(1), x.size(2), x.size(3)})
              : torch::stable::new_empty(call.x, {0});
   Tensor grad_table = need_table ? torch::stable::empty_like(call.table)
                                  : torch::stable::new_empty(call.table, {0});
   cpu::label_spade_backward(
-      kernel, grad.const_data_ptr(), grad.stride(0), grad.stride(1), call.x.const_data_ptr(),
-      call.x.stride(0), call.x.stride(1), static_cast<const double*>(mean.const_data_ptr()),
+      kernel, grad.const_data_ptr(), step(grad, 0), step(grad, 1), call.x.const_data_ptr(),
+      step(call.x, 0), step(call.x, 1), static_cast<const double*>(mean.const_data_ptr()),
       static_cast<const double*>(var.const_data_ptr()), need_x ? fresh_data(grad_x) : nullptr,
       need_table ? grad_table.mutable_data_ptr() : nullptr, doubles(shared), run_tasks);
   return {grad_x, grad_table, shared};

@@ -1,6 +1,8 @@
 // Checks of label_spade, the same for every device.
 #pragma once
 
+#include <optional>
+
 #include "tensors.h"
 
 namespace ecgan {
@@ -17,6 +19,7 @@ struct LabelSpadeCall {
                  const std::string& norm_name)
       : dtype(dtype_of(x_, "x")), norm(parse(norm_name)) {
     STD_TORCH_CHECK(x_.dim() == 4, "x: expected shape [B, C, H, W]");
+    check_memory(x_, "x");
     batch = x_.size(0);
     channels = x_.size(1);
     pixels = x_.size(2) * x_.size(3);
@@ -32,6 +35,8 @@ struct LabelSpadeCall {
                         inverse.size(2) == x_.size(3) && inverse.is_contiguous(),
                     "inverse: expected contiguous int32 [B, H, W]");
     STD_TORCH_CHECK(inverse.device() == x_.device(), "inverse: expected the device of x");
+    check_memory(table_, "table");
+    check_memory(inverse, "inverse");
     x = with_planes(x_);
     table = torch::stable::contiguous(table_);
   }
@@ -59,7 +64,17 @@ struct LabelSpadeCall {
       STD_TORCH_CHECK(grad.size(d) == x.size(d), "grad: expected the shape of x");
     }
     STD_TORCH_CHECK(grad.device() == x.device(), "grad: expected the device of x");
+    check_memory(grad, "grad");
     return with_planes(grad);
+  }
+
+  // The means of the gradient's sums over all processes, which norm "shared" is given.
+  const Tensor& means(const std::optional<Tensor>& given) const {
+    STD_TORCH_CHECK(given && given->dim() == 2 && given->size(0) == channels &&
+                        given->size(1) == 2 && given->scalar_type() == ScalarType::Double &&
+                        given->device() == x.device(),
+                    "shared: expected the means, float64 [C, 2], with norm='shared' and need_x");
+    return *given;
   }
 
   // Numbers of statistics: one a channel and, for instance norm, an image.
@@ -71,6 +86,8 @@ struct LabelSpadeCall {
     STD_TORCH_CHECK(given.dim() == 2 && given.size(0) == groups() && given.size(1) == channels &&
                         given.scalar_type() == ScalarType::Double,
                     name, ": expected float64 [B or 1, C]");
+    STD_TORCH_CHECK(given.device() == x.device(), name, ": expected the device of x");
+    check_memory(given, name);
     return torch::stable::contiguous(given);
   }
 };

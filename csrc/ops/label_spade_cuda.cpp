@@ -80,6 +80,7 @@ std::tuple<Tensor, Tensor> label_spade_statistics(const Tensor& x_) {
   STD_TORCH_CHECK(x_.dim() == 4, "x: expected shape [B, C, H, W]");
   const int32_t device = x_.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
+  check_memory(x_, "x");
   const Tensor x = LabelSpadeCall::with_planes(x_);
   cuda::LabelSpade kernel{};
   kernel.batch = x.size(0);
@@ -109,8 +110,6 @@ std::tuple<Tensor, Tensor, Tensor> label_spade_backward(
   const Tensor grad = call.grad_like_x(grad_);
   const Tensor mean = call.statistics(mean_, "mean"), var = call.statistics(var_, "var");
   const bool is_shared = call.norm == SpadeNorm::shared;
-  STD_TORCH_CHECK(!(is_shared && need_x) || shared_.has_value(),
-                  "shared: expected the means [C, 2] with norm='shared' and need_x");
   void* const stream = current_cuda_stream(device);
   const Tensor workspace = workspace_of(kernel, call.x);
   const void* dy = grad.const_data_ptr();
@@ -120,7 +119,7 @@ std::tuple<Tensor, Tensor, Tensor> label_spade_backward(
   Tensor sums =
       torch::stable::new_empty(call.x, {call.groups() * call.channels, 2}, ScalarType::Double);
   const bool reduces = need_x ? call.computes_statistics() : is_shared;
-  if (is_shared && need_x) torch::stable::copy_(sums, *shared_);
+  if (is_shared && need_x) torch::stable::copy_(sums, call.means(shared_));
   if (reduces) {
     cuda::label_spade_sums(kernel, dy, strides[0], strides[1], data, strides[2], strides[3],
                            doubles(mean), doubles(var), doubles(sums), workspace.mutable_data_ptr(),

@@ -8,8 +8,8 @@ namespace ecgan {
 namespace {
 
 cpu::Vectors vectors(const Tensor& tensor, DType dtype) {
-  return {tensor.const_data_ptr(), dtype,           tensor.size(0), tensor.size(1),
-          tensor.stride(0),        tensor.stride(1)};
+  return {tensor.const_data_ptr(), dtype,           tensor.size(0),
+          tensor.size(1),          step(tensor, 0), step(tensor, 1)};
 }
 
 const int64_t* label_data(const Tensor& labels) {
@@ -33,6 +33,8 @@ Tensor narrowed(const std::vector<double>& values, const Tensor& embeddings) {
 Tensor widened(const Tensor& values, const char* name, int64_t count) {
   STD_TORCH_CHECK(values.dim() == 1 && values.size(0) == count, name, ": expected shape [", count,
                   "]");
+  dtype_of(values, name);
+  check_memory(values, name);
   return torch::stable::contiguous(torch::stable::to(values, ScalarType::Double));
 }
 

@@ -25,6 +25,8 @@ struct PixelContrastCall {
                     "contrast: expected the dtype of embeddings");
     STD_TORCH_CHECK(contrast.device() == embeddings.device(),
                     "contrast: expected the device of embeddings");
+    check_memory(embeddings, "embeddings");
+    check_memory(contrast, "contrast");
     STD_TORCH_CHECK(!same_set || others == anchors, "contrast: expected the embeddings");
     STD_TORCH_CHECK(anchors < (int64_t{1} << 31) && others < (int64_t{1} << 31),
                     "embeddings, contrast: expected fewer than 2^31 vectors");
@@ -41,7 +43,7 @@ struct PixelContrastCall {
                     "]");
     STD_TORCH_CHECK(labels.device() == embeddings.device(), name,
                     ": expected the device of embeddings");
-    return torch::stable::contiguous(torch::stable::to(labels, ScalarType::Long));
+    return contiguous_labels(labels, name);
   }
 };
 

@@ -21,7 +21,7 @@ std::tuple<Tensor, Tensor, Tensor> similarity_bce(const Tensor& probs, const Ten
   Tensor valid = torch::stable::new_empty(probs, {call.batch}, ScalarType::Long);
   const cpu::Parallel parallel = run_tasks;
   cpu::SimilarityBce kernel(flat.const_data_ptr(), call.dtype, call.batch, call.classes,
-                            call.pixels, {flat.stride(0), flat.stride(1), flat.stride(2)},
+                            call.pixels, {step(flat, 0), step(flat, 1), step(flat, 2)},
                             static_cast<const int64_t*>(call.labels.const_data_ptr()), ignore_index,
                             eps, parallel);
   const auto buffer = [&](int64_t bytes) {

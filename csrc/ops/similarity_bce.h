@@ -17,6 +17,7 @@ struct SimilarityBceCall {
       : dtype(dtype_of(probs, "probs")), exact(precision == "exact") {
     STD_TORCH_CHECK(probs.dim() >= 2 && probs.size(1) > 0,
                     "probs: expected shape [B, N, *S] with N > 0");
+    check_memory(probs, "probs");
     STD_TORCH_CHECK(labels_.dim() == probs.dim() - 1, "labels: expected shape [B, *S] of probs");
     batch = probs.size(0);
     classes = probs.size(1);
@@ -27,13 +28,14 @@ struct SimilarityBceCall {
                       ", got ", labels_.size(d));
       if (d > 0) pixels *= size;
     }
-    STD_TORCH_CHECK(pixels < (int64_t{1} << 31), "probs: expected fewer than 2^31 pixels");
+    STD_TORCH_CHECK(pixels < (int64_t{1} << 31) && classes < (int64_t{1} << 31),
+                    "probs: expected fewer than 2^31 pixels and classes");
     STD_TORCH_CHECK(labels_.device() == probs.device(), "labels: expected the device of probs");
     STD_TORCH_CHECK(0 < eps && eps < 1, "eps: expected a number in (0, 1)");
     STD_TORCH_CHECK(exact || precision == "fast", "precision: expected 'exact' or 'fast', got '",
                     precision, "'");
     result = dtype == DType::f64 ? ScalarType::Double : ScalarType::Float;
-    labels = torch::stable::contiguous(torch::stable::to(labels_, ScalarType::Long));
+    labels = contiguous_labels(labels_, "labels");
   }
 };
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -31,11 +32,24 @@ def check_labels(name: str, tensor: object, dims: int | None = None) -> None:
     _check_tensor(name, tensor, _INTEGER, "uint8, int16, int32 or int64", dims)
 
 
+def check_dense(name: str, tensor: object) -> Tensor:
+    """Requires a tensor with strides: not sparse, nested or in a library's own layout.
+
+    Raises:
+        TypeError: anything else.
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, not {type(tensor).__name__}")
+    if tensor.layout != torch.strided or tensor.is_nested:
+        found = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+        raise TypeError(f"{name} must be a dense tensor, not a {found} one")
+    return tensor
+
+
 def _check_tensor(
     name: str, tensor: object, dtypes: Sequence[torch.dtype], expected: str, dims: int | None
 ) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, not {type(tensor).__name__}")
+    tensor = check_dense(name, tensor)
     if tensor.dtype not in dtypes:
         found = str(tensor.dtype).removeprefix("torch.")
         raise TypeError(f"{name} must be {expected}, not {found}")
@@ -87,21 +101,50 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     Raises:
         ValueError: anything else.
     """
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+    if not isinstance(value, str) or value not in choices:
+        found = repr(value) if isinstance(value, str) else f"a {type(value).__name__}"
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {found}")
 
 
-def check_int(name: str, value: object, minimum: int | None = None) -> None:
-    """Requires an int of at least ``minimum``.
+def check_bool(name: str, value: object) -> None:
+    """Requires True or False.
+
+    Raises:
+        TypeError: anything else.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {type(value).__name__}")
+
+
+def check_slope(name: str, value: object) -> None:
+    """Requires the slope of a LeakyReLU, a finite number of float32, or None.
+
+    Raises:
+        TypeError: not a number and not None.
+        ValueError: NaN, infinite or too large for float32.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | None):
+        raise TypeError(f"{name} must be a number or None, not {type(value).__name__}")
+    if value is not None and not abs(value) <= torch.finfo(torch.float32).max:
+        raise ValueError(f"{name} must be a finite number of float32, not {value}")
+
+
+def check_int(
+    name: str, value: object, minimum: int | None = None, maximum: int = 2**63 - 1
+) -> None:
+    """Requires an int of 64 bits, of at least ``minimum`` and at most ``maximum``.
 
     Raises:
         TypeError: not an int.
-        ValueError: smaller than ``minimum``.
+        ValueError: out of these bounds.
     """
     if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     if minimum is not None and value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, not {value}")
+    if isinstance(value, int) and not -(2**63) <= value <= maximum:
+        bound = f"at most {maximum}" if value > 0 else "at least -2**63"
+        raise ValueError(f"{name} must be {bound}, not {value}")
 
 
 def check_positive(name: str, value: float, below: float = float("inf")) -> None:
@@ -113,7 +156,7 @@ def check_positive(name: str, value: float, below: float = float("inf")) -> None
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, not {type(value).__name__}")
-    if not 0 < value < below:
+    if not 0 < value < below or value > sys.float_info.max:
         raise ValueError(f"{name} must be greater than 0 and less than {below}, not {value}")
 
 

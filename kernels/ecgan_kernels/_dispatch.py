@@ -96,6 +96,7 @@ def choose(op: str, impl: str, tensor: torch.Tensor) -> str:
         ValueError: If ``impl`` is none of the known names.
         RuntimeError: If the implementation asked for cannot run on ``tensor``; says why.
     """
+    check_choice("impl", impl, ("auto", *IMPLEMENTATIONS))
     if impl == "auto":
         impl = _current()
     return _choose(op, impl, tensor.device.type, tensor.device.index, tensor.dtype)
@@ -111,7 +112,6 @@ def _current() -> str:
 def _choose(op: str, impl: str, device: str, index: int | None, dtype: torch.dtype) -> str:
     if impl == "auto":
         return _best(op, _device_class(device, index), device, dtype)
-    check_choice("impl", impl, ("auto", *IMPLEMENTATIONS))
     problem = _unsupported(op, impl, device, dtype) or _missing(impl)
     if problem:
         raise RuntimeError(f"{op}: impl={impl!r} cannot run here: {problem}")

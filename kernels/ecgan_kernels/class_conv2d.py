@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ecgan_kernels import _library, reference
+from ecgan_kernels import _autocast, _library, reference
 from ecgan_kernels._checks import (
     check_alike,
     check_device,
     check_floating,
     check_labels,
     check_shape,
+    check_slope,
 )
 from ecgan_kernels._dispatch import choose
 
@@ -73,7 +74,7 @@ def class_conv2d(
     check_shape("labels", labels, (batch, height, width), "[B, H, W] of x")
     check_shape("weight", weight, (weight.shape[0], channels, 3, 3), "[O, C of x, 3, 3]")
     check_device("labels", labels, "x", x)
-    if torch.is_autocast_enabled(x.device.type):
+    if _autocast.enabled(x):
         if x.dtype != torch.float64:
             x = x.to(torch.get_autocast_dtype(x.device.type))
         check_device("weight", weight, "x", x)
@@ -83,14 +84,12 @@ def class_conv2d(
         check_floating("bias", bias)
         check_shape("bias", bias, weight.shape[:1], "[O] of weight")
         check_alike("bias", bias, "weight", weight)
-    if isinstance(negative_slope, bool) or not isinstance(negative_slope, int | float | None):
-        raise TypeError(
-            f"negative_slope must be a number or None, not {type(negative_slope).__name__}"
-        )
+    check_slope("negative_slope", negative_slope)
+    negative_slope = None if negative_slope is None else float(negative_slope)
     chosen = choose("class_conv2d", impl, x)
     if chosen == "reference":
         return reference.class_conv2d(x, labels, weight, bias, negative_slope=negative_slope)
-    slope = 1.0 if negative_slope is None else float(negative_slope)
+    slope = 1.0 if negative_slope is None else negative_slope
     if chosen == "triton":
         return torch.ops.ecgan.class_conv2d_triton(x, labels, weight, bias, slope)
     return torch.ops.ecgan.class_conv2d(x, labels, weight, bias, slope)

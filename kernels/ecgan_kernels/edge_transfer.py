@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ecgan_kernels import _library, reference
+from ecgan_kernels import _autocast, _library, reference
 from ecgan_kernels._checks import check_alike, check_device, check_floating, check_shape
 from ecgan_kernels._dispatch import choose
 
@@ -52,8 +52,9 @@ def edge_transfer(
         RuntimeError: ``impl`` names an implementation that cannot run on these tensors.
     """
     image, edge = check_operands(image, edge)
-    if activation not in (None, "tanh"):
-        raise ValueError(f"activation must be None or 'tanh', not {activation!r}")
+    if activation is not None and (not isinstance(activation, str) or activation != "tanh"):
+        found = repr(activation) if isinstance(activation, str) else type(activation).__name__
+        raise ValueError(f"activation must be None or 'tanh', not {found}")
 
     chosen = choose("edge_transfer", impl, image)
     if chosen == "reference":
@@ -75,7 +76,7 @@ def check_operands(image: Tensor, edge: Tensor) -> tuple[Tensor, Tensor]:
     check_shape("edge", edge, image.shape, "that of image")
     if image.dim() > _MAX_DIMS:
         raise ValueError(f"image must have at most {_MAX_DIMS} dimensions, not {image.dim()}")
-    if torch.is_autocast_enabled(image.device.type):
+    if _autocast.enabled(image):
         check_device("edge", edge, "image", image)
         wider = torch.promote_types(image.dtype, edge.dtype)
         return image.to(wider), edge.to(wider)

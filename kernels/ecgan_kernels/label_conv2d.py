@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ecgan_kernels import _library
+from ecgan_kernels import _autocast, _library
 from ecgan_kernels._checks import (
     check_alike,
+    check_dense,
     check_device,
     check_floating,
     check_int,
@@ -22,6 +23,8 @@ from ecgan_kernels.reference.label_conv2d import label_conv2d as _reference
 
 # The windows of a block's outputs stay in shared memory, of which sm_70 has 96 KiB: 13 x 13.
 _CUDA_TAPS = 169
+# Of a stride and of a padding, as kernels limit the sides of a padded map.
+_MOST_PIXELS = 2**20 - 1
 
 
 def label_conv2d(
@@ -99,8 +102,7 @@ def label_conv2d(
             )
     if edges is not None:
         batch, height, width = labels.shape
-        if not isinstance(edges, Tensor):
-            raise TypeError(f"edges must be a torch.Tensor or None, not {type(edges).__name__}")
+        check_dense("edges", edges)
         check_shape("edges", edges, (batch, 1, height, width), "[B, 1, H, W] of labels")
         check_device("edges", edges, "labels", labels)
         edges = edges if edges.dtype == torch.bool else edges != 0
@@ -128,7 +130,7 @@ def label_conv2d(
             edges=edges,
             scale=scale,
         )
-    if torch.is_autocast_enabled(weight.device.type) and weight.dtype != torch.float64:
+    if _autocast.enabled(weight) and weight.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(weight.device.type)
         weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
     name = "label_conv2d_triton" if chosen == "triton" else "label_conv2d"
@@ -162,8 +164,8 @@ def _pair(name: str, value: int | tuple[int, int], minimum: int) -> tuple[int, i
         vertical, horizontal = value
     else:
         vertical = horizontal = value
-    check_int(name, vertical, minimum)
-    check_int(name, horizontal, minimum)
+    check_int(name, vertical, minimum, maximum=_MOST_PIXELS)
+    check_int(name, horizontal, minimum, maximum=_MOST_PIXELS)
     return vertical, horizontal
 
 

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from ecgan_kernels import _windows
-from ecgan_kernels._checks import check_device, check_int, check_labels, check_shape
+from ecgan_kernels._checks import check_dense, check_device, check_int, check_labels, check_shape
 from ecgan_kernels.reference import label_index as reference
+
+_MOST_CLASSES = 2**30 - 2  # codes of void, outside and edges fit 32 bits
+_LARGEST_KERNEL = 255  # kMaxWindow of csrc/cpu/label_index.h
 
 
 @dataclass
@@ -61,7 +64,8 @@ class LabelIndex:
     Raises:
         TypeError: ``labels`` is not an integer tensor, ``edges`` not a tensor, or ``num_classes``
             not an int.
-        ValueError: a shape or a device does not fit, or ``num_classes`` is less than 1.
+        ValueError: a shape or a device does not fit, or ``num_classes`` is less than 1 or more
+            than 2**30 - 2.
     """
 
     labels: Tensor
@@ -70,10 +74,9 @@ class LabelIndex:
 
     def __init__(self, labels: Tensor, num_classes: int, *, edges: Tensor | None = None) -> None:
         check_labels("labels", labels, dims=3)
-        check_int("num_classes", num_classes, minimum=1)
+        check_int("num_classes", num_classes, minimum=1, maximum=_MOST_CLASSES)
         if edges is not None:
-            if not isinstance(edges, Tensor):
-                raise TypeError(f"edges must be a torch.Tensor or None, not {type(edges).__name__}")
+            check_dense("edges", edges)
             batch, height, width = labels.shape
             check_shape("edges", edges, (batch, 1, height, width), "[B, 1, H, W] of labels")
             check_device("edges", edges, "labels", labels)
@@ -107,9 +110,10 @@ class LabelIndex:
             ValueError: a side is less than 1, or their number is not two.
         """
         if not isinstance(size, tuple | list):
-            raise TypeError(f"size must be two ints, (height, width), not {size!r}")
+            found = type(size).__name__
+            raise TypeError(f"size must be two ints, (height, width), not {found}")
         if len(size) != 2:
-            raise ValueError(f"size must be two ints, (height, width), not {size!r}")
+            raise ValueError(f"size must be two ints, (height, width), not {len(size)}")
         height, width = size
         check_int("size[0]", height, minimum=1)
         check_int("size[1]", width, minimum=1)
@@ -151,7 +155,7 @@ class LabelIndex:
 
         Raises:
             TypeError: ``kernel_size`` is not an int.
-            ValueError: ``kernel_size`` is even or less than 1.
+            ValueError: ``kernel_size`` is even, less than 1 or more than 255.
         """
         _check_kernel_size(kernel_size)
         if kernel_size not in self._neighbourhoods:
@@ -163,7 +167,7 @@ class LabelIndex:
 
         Raises:
             TypeError: ``kernel_size`` is not an int.
-            ValueError: ``kernel_size`` is even or less than 1.
+            ValueError: ``kernel_size`` is even, less than 1 or more than 255.
         """
         _check_kernel_size(kernel_size)
         if kernel_size not in self._nested:
@@ -263,5 +267,7 @@ class LabelIndex:
 
 def _check_kernel_size(kernel_size: int) -> None:
     check_int("kernel_size", kernel_size, minimum=1)
-    if kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size must be odd, not {kernel_size}")
+    if kernel_size % 2 == 0 or kernel_size > _LARGEST_KERNEL:
+        raise ValueError(
+            f"kernel_size must be odd and at most {_LARGEST_KERNEL}, not {kernel_size}"
+        )

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ecgan_kernels import _library
+from ecgan_kernels._checks import check_slope
 from ecgan_kernels._dispatch import choose
 from ecgan_kernels.label_conv2d import label_conv2d
 from ecgan_kernels.label_index import LabelIndex, NestedPatches
@@ -165,6 +166,7 @@ def modulate(
     Returns:
         y [B, C, H, W] in x's dtype, and the mean and the biased variance used, [B or 1, C].
     """
+    check_slope("negative_slope", negative_slope)
     slope = 1.0 if negative_slope is None else float(negative_slope)
     return torch.ops.ecgan.label_spade(
         x, table, places.inverse, places.walk, places.bounds, mean, var, norm, eps, slope

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ecgan_kernels._checks import (
+    check_bool,
     check_choice,
     check_device,
     check_floating,
     check_int,
     check_shape,
+    check_slope,
 )
 from ecgan_kernels._dispatch import IMPLEMENTATIONS, choose
 from ecgan_kernels.edge_transfer import edge_transfer
@@ -116,13 +118,15 @@ class LabelSPADE(nn.Module):
         check_int("kernel_size", kernel_size, minimum=1)
         check_int("noise_channels", noise_channels, minimum=0)
         check_choice("norm", norm, tuple(_NORMS))
+        check_slope("negative_slope", negative_slope)
+        check_bool("edge_channel", edge_channel)
         check_choice("impl", impl, ("auto", *IMPLEMENTATIONS))
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, not {kernel_size}")
         self.channels = channels
         self.num_classes = num_classes
         self.kernel_size = kernel_size
-        self.negative_slope = negative_slope
+        self.negative_slope = None if negative_slope is None else float(negative_slope)
         self.edge_channel = edge_channel
         self.noise_channels = noise_channels
         self.impl = impl

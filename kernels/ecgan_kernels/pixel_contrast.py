@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ecgan_kernels import _library, reference
+from ecgan_kernels import _autocast, _library, reference
 from ecgan_kernels._checks import (
+    check_bool,
     check_choice,
     check_device,
     check_floating,
@@ -19,6 +20,8 @@ from ecgan_kernels._checks import (
     check_shape,
 )
 from ecgan_kernels._dispatch import choose
+
+_LEAST_TEMPERATURE = 1e-30  # its reciprocal is a float32
 
 
 def pixel_contrast(
@@ -58,7 +61,7 @@ def pixel_contrast(
         labels: uint8, int16, int32 or int64 [P]. Any value but ``ignore_index`` is a class.
         contrast: floating [Q, D], the contrast set; None: the anchors, without self pairs.
         contrast_labels: integer [Q]; given exactly when ``contrast`` is.
-        temperature: tau, greater than 0. Finite results are kept down to 0.01.
+        temperature: tau, at least 1e-30. Finite results are kept down to 0.01.
         ignore_index: label of the anchors and of the members of the contrast set that take no part,
             whatever their embeddings hold.
         normalize: whether embeddings are scaled to unit length first, as torch's F.normalize does.
@@ -92,6 +95,9 @@ def pixel_contrast(
         check_shape("contrast_labels", contrast_labels, contrast.shape[:1], "[Q] of contrast")
         check_device("contrast_labels", contrast_labels, "embeddings", embeddings)
     check_positive("temperature", temperature)
+    if temperature < _LEAST_TEMPERATURE:
+        raise ValueError(f"temperature must be at least {_LEAST_TEMPERATURE}, not {temperature}")
+    check_bool("normalize", normalize)
     check_int("ignore_index", ignore_index)
     check_choice("reduction", reduction, ("mean", "sum", "none"))
     chosen = choose("pixel_contrast", impl, embeddings)
@@ -106,7 +112,7 @@ def pixel_contrast(
             normalize=normalize,
             reduction=reduction,
         )
-    with torch.autocast(embeddings.device.type, enabled=False):
+    with _autocast.disabled(embeddings):
         compute = torch.promote_types(embeddings.dtype, torch.float32)
         anchors = others = _prepare(embeddings, labels, ignore_index, normalize, compute)
         other_labels = labels

@@ -66,8 +66,10 @@ class PixelQueue(nn.Module):
         check_int("num_classes", num_classes, minimum=1)
         check_int("dim", dim, minimum=1)
         check_positive("megabytes", megabytes)
-        if dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
-            raise TypeError(f"dtype must be a floating dtype of pixel_contrast, not {dtype}")
+        known = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+        if not isinstance(dtype, torch.dtype) or dtype not in known:
+            found = dtype if isinstance(dtype, torch.dtype) else type(dtype).__name__
+            raise TypeError(f"dtype must be a floating dtype of pixel_contrast, not {found}")
         row = dim * dtype.itemsize
         self.capacity = int(megabytes * 2**20) // (num_classes * row)
         if self.capacity < 1:

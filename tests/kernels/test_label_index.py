@@ -261,7 +261,7 @@ def test_walk_on_the_cpu():
     for wrong, words in ((inverse.long(), "int32"), (inverse[0], r"\[B, H, W\]")):
         with pytest.raises(RuntimeError, match=words):
             torch.ops.ecgan.label_segments(wrong, 16)
-    with pytest.raises(RuntimeError, match="odd number, got 2"):
+    with pytest.raises(RuntimeError, match="odd number up to 255, got 2"):
         torch.ops.ecgan.label_windows(inverse, 0, 2)
 
 

@@ -85,7 +85,11 @@ def test_needs_no_torch():
     [
         (TypeError, "map must be an array of integers", lambda: host.label_windows(MAP / 2, 1, 3)),
         (ValueError, "map must have shape", lambda: host.label_windows(MAP[0], 1, 3)),
-        (ValueError, "kernel_size must be odd, not 2", lambda: host.label_windows(MAP, 1, 2)),
+        (
+            ValueError,
+            "kernel_size must be odd and at most 255, not 2",
+            lambda: host.label_windows(MAP, 1, 2),
+        ),
         (ValueError, "shortest must be at least 1", lambda: host.label_segments(MAP, 0)),
     ],
 )

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ecgan_kernels import _autocast
+
 
 def class_conv2d(
     x: Tensor,
@@ -34,7 +36,7 @@ def class_conv2d(
     Returns:
         [B, O, H, W] in the dtype of ``x``.
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with _autocast.disabled(x):
         slope = 1.0 if negative_slope is None else negative_slope
         y = _ClassConv2d.apply(x, labels, weight, slope)
         if bias is not None:
@@ -81,7 +83,7 @@ class _ClassConv2d(torch.autograd.Function):
         kernel, sources = weight.to(grad.dtype), _activated(x, grad.dtype, ctx.slope).flatten(2)
         grad_x = torch.zeros_like(sources) if need_x else None
         grad_weight = torch.zeros_like(kernel) if need_weight else None
-        with torch.autocast(x.device.type, enabled=False):
+        with _autocast.disabled(x):
             # Tap t took x(p) to y(p - t): the gradient comes back from the tap on the other side.
             for i, j, gated in _gated(grad, labels, grad.dtype):
                 if grad_x is not None:

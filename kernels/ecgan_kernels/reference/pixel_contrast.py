@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ecgan_kernels import _autocast
+
 _ANCHORS = 512  # at a time: their temporaries stay in cache
 
 
@@ -38,7 +40,7 @@ def pixel_contrast(
     Returns:
         Scalar, or [P] for "none".
     """
-    with torch.autocast(embeddings.device.type, enabled=False):
+    with _autocast.disabled(embeddings):
         anchors, others = embeddings, embeddings if contrast is None else contrast
         compute = torch.promote_types(anchors.dtype, torch.float32)
         anchor_labels = labels.long()

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ecgan_kernels import _autocast
+
 _ROWS = 512  # of the pair matrix at a time: its temporaries stay in cache
 
 
@@ -36,7 +38,7 @@ def similarity_bce(
     Returns:
         Scalar, or [B] for "none".
     """
-    with torch.autocast(probs.device.type, enabled=False):
+    with _autocast.disabled(probs):
         batch, classes = probs.shape[:2]
         pixels = labels.shape[1:].numel()
         s = probs.reshape(batch, classes, pixels)
