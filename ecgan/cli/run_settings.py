@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -11,6 +12,7 @@ from jsonargparse import ArgumentParser
 
 from ecgan.config import Preset, TrainConfig
 from ecgan.errors import CheckpointError, ConfigError
+from ecgan.training.checkpoint_folder import is_run
 from ecgan.training.settings import (
     Layer,
     check_keys,
@@ -44,7 +46,12 @@ def settings_parser(prog: str, arguments: Sequence[str], **options: Any) -> Argu
         "--recipe nor --config is given",
     )
     source.add_argument("--config", type=str, help="YAML file with any of the keys below")
-    source.add_argument("--resume", type=str, help="run folder whose settings to take")
+    source.add_argument(
+        "--resume",
+        type=str,
+        help="run folder whose settings to take and whose training to go on with; auto: that of "
+        "--out if it is there, else a new run",
+    )
     for layer in _layers(peek(arguments)):
         parser.set_defaults(with_preset(layer))
     return parser
@@ -71,17 +78,34 @@ def parse_settings(
 
 
 def peek(arguments: Sequence[str]) -> argparse.Namespace:
-    """The arguments that decide about the defaults of all others."""
+    """The arguments that decide about the defaults of all others.
+
+    ``--resume auto``, which torchrun's restarts imply, becomes the folder of ``--out`` if a run is
+    there, and None if not; ``continued`` tells it from a run that was named.
+
+    Raises:
+        ConfigError: ``auto`` without ``--out``.
+    """
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
-    for name in ("--recipe", "--config", "--resume"):
+    for name in ("--recipe", "--config", "--resume", "--out"):
         parser.add_argument(name)
     parser.add_argument("--preset", choices=get_args(Preset))
-    return parser.parse_known_args(arguments)[0]
+    given = parser.parse_known_args(arguments)[0]
+    given.continued = given.resume == "auto" or (given.resume is None and _restarted(given.out))
+    if given.continued:
+        if not given.out:
+            raise ConfigError("--resume auto goes on with the run of --out: give --out")
+        given.resume = given.out if is_run(Path(given.out)) else None
+    return given
+
+
+def _restarted(out: str | None) -> bool:
+    return bool(out) and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def _layers(given: argparse.Namespace) -> list[Layer]:
     if given.resume is not None:
-        if given.recipe or given.config:
+        if (given.recipe or given.config) and not given.continued:
             raise ConfigError("--resume takes the run's own settings: leave out --recipe, --config")
         layers = [_resumed(Path(given.resume))]
     else:
@@ -97,6 +121,6 @@ def _layers(given: argparse.Namespace) -> list[Layer]:
 
 def _resumed(path: Path) -> Layer:
     for folder in (path, path.parent.parent):
-        if (folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir():
+        if is_run(folder):
             return read_file(folder / "config.yaml")
     raise CheckpointError(f"{path} is no run folder: it has no config.yaml and no checkpoints")

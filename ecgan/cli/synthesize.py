@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
 
     from ecgan.training.environment import choose_device
-    from ecgan.training.synthesize import synthesize
+    from ecgan.training.synthesis import synthesize
 
     written = synthesize(
         given.source,

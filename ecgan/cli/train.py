@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,5 +55,18 @@ def main(arguments: Sequence[str]) -> int:
 
     resume = None if given.resume is None else Path(given.resume)
     folder = train(cfg, resume, CheckProgress())
-    print(f"run folder: {folder}")
+    if os.environ.get("RANK", "0") == "0":  # one page, however many processes trained
+        print(f"run folder: {folder}")
+        _report(folder)
     return 0
+
+
+def _report(folder: Path) -> None:
+    """Makes the run's page; whatever goes wrong costs one line, never the training."""
+    try:
+        from ecgan.pages import write_report
+
+        print(f"report: {write_report(folder)}")
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        print(f"ecgan: warning: no report of {folder}: {reason}", file=sys.stderr)

@@ -5,13 +5,17 @@ Order is the canonical one: class ``i`` of a label tensor is ``NAMES[i]``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgan.data.faults import shown
+from ecgan.data.files import read_bytes
 from ecgan.data.palette import pascal_palette, with_void
 from ecgan.errors import DataError
 
@@ -65,7 +69,7 @@ class ClassTable:
                 file, which the caller knows.
         """
         if raw.min() >= 0 and raw.max() < len(self._table):
-            labels = self._table[raw]
+            labels = self._table.take(raw, mode="clip")  # Lets other threads run, too.
             if labels.min() >= 0:
                 return labels
         wrong = np.setdiff1d(raw, (*self.file_ids, *self.void_ids))
@@ -89,6 +93,58 @@ def plain_classes(num_classes: int, void_ids: Sequence[int] = (255,)) -> ClassTa
         file_ids=tuple(range(num_classes)),
         void_ids=tuple(value for value in void_ids if value >= num_classes),
     )
+
+
+_MAX_JSON = 16 << 20
+"""Bytes of a classes.json: all 65536 ids with long names stay below."""
+
+
+def read_classes_json(path: Path) -> ClassTable:
+    """Reads ``{"classes": [{"id": 0, "name": "sky", "color": [9, 9, 9]}, ...], "ignore_id": 255}``.
+
+    Names and colours may be left out; ``ignore_id`` is an id, a list of ids or null.
+
+    Raises:
+        DataError: it is anything else.
+    """
+    text = read_bytes(path, _MAX_JSON, "a JSON file")
+    try:
+        content = json.loads(text.decode("utf-8-sig"))
+        entries = content["classes"]
+        ids = tuple(_integer(entry["id"]) for entry in entries)
+        names = tuple(str(entry.get("name", entry["id"])) for entry in entries)
+        ignore = content.get("ignore_id", 255)
+        void = [] if ignore is None else ignore if isinstance(ignore, list) else [ignore]
+        known = set(ids)
+        void_ids = tuple(value for value in map(_integer, void) if value not in known)
+        colours = pascal_palette(len(entries))
+        for index, entry in enumerate(entries):
+            if "color" in entry:
+                red, green, blue = map(_integer, entry["color"])
+                colours[index] = np.array((red, green, blue), np.uint8)
+        count = _integer(content.get("num_classes", len(ids)))
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as e:
+        reason = " ".join(shown(e).split())[:200]
+        raise DataError(
+            f'{shown(path)} cannot be used ({type(e).__name__}: {reason}): expected {{"classes": '
+            '[{"id": 0, "name": "sky", "color": [128, 128, 128]}, ...], "ignore_id": 255}'
+        ) from e
+    if not ids or len(set(ids)) != len(ids) or min((*ids, *void_ids)) < 0:
+        raise DataError(
+            f"{shown(path)} has no, repeated or negative class ids: expected each id once"
+        )
+    if max((*ids, *void_ids)) > 65535 or count != len(ids):
+        raise DataError(
+            f"{shown(path)} has {len(ids)} classes, num_classes {count} and ids up to {max(ids)}: "
+            "expected equal counts and 16-bit ids"
+        )
+    return ClassTable(names, colours, ids, void_ids)
+
+
+def _integer(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{str(value)[:80]!r} is no integer")
+    return value
 
 
 def _split(text: str) -> tuple[str, ...]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -13,118 +13,16 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from ecgan.config import DatasetConfig, parse_size
-from ecgan.data.classes import ClassTable
-from ecgan.data.edges import EdgeExtractor, EdgeSource, file_identity
-from ecgan.data.files import read_gray, read_ids, read_image
-from ecgan.data.formats import (
-    Fault,
-    PairFiles,
-    check_num_classes,
-    find_root,
-    recognise,
-    take_inventory,
-)
-from ecgan.data.scenes import SCENE_CLASSES, render_scene
+from ecgan.data.edges import EdgeExtractor, EdgeSource
+from ecgan.data.faults import Fault, faulty_pairs, raise_first, shown
+from ecgan.data.formats import check_num_classes, find_root, recognise, take_inventory
+from ecgan.data.scenes import SCENE_CLASSES
+from ecgan.data.sources import SPLIT_SEED, FileSource, Pair, PairSource, SceneSource
 from ecgan.data.transforms import Size, Window, instance_edges, resize_bicubic, resize_nearest
-from ecgan.data.validation import Progress, check_pairs, raise_first
+from ecgan.data.validation import Progress, check_pairs
 from ecgan.errors import ConfigError, DataError
 
-_SPLIT_SEED = {"train": 0, "val": 1}
-
-
-@dataclass
-class Pair:
-    """One pair in memory, before it is resized and turned into tensors.
-
-    Attributes:
-        image: uint8 [H, W, 3], RGB.
-        labels: int64 [H, W], canonical.
-        instances: integer [H, W], or None.
-        edges: ready-made edge map, uint8 of any size, or None.
-        identity: names the photo's content for the edge cache, or None.
-    """
-
-    image: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    instances: NDArray[np.integer] | None = None
-    edges: NDArray[np.uint8] | None = None
-    identity: str | None = None
-
-
-class PairSource(Protocol):
-    """Where pairs come from."""
-
-    classes: ClassTable
-
-    def __len__(self) -> int: ...
-
-    def name(self, index: int) -> str:
-        """A name that is unique in this source."""
-        ...
-
-    def load(self, index: int, size: Size) -> Pair:
-        """The pair at ``index``; ``size`` is what is wanted, files come in their own."""
-        ...
-
-
-class FileSource:
-    """Pairs of files."""
-
-    def __init__(self, pairs: list[PairFiles], classes: ClassTable) -> None:
-        self.pairs = pairs
-        self.classes = classes
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def name(self, index: int) -> str:
-        """The pair's file name without suffix, with the folders above it."""
-        return self.pairs[index].name
-
-    def load(self, index: int, size: Size) -> Pair:
-        """Reads the files.
-
-        Raises:
-            DataError: a file has become unreadable or holds wrong ids.
-        """
-        files = self.pairs[index]
-        image = read_image(files.image)
-        try:
-            labels = self.classes.canonical(read_ids(files.labels))
-        except DataError as error:
-            prefix = "" if str(files.labels) in str(error) else f"label map {files.labels}: "
-            raise DataError(f"{prefix}{error}") from error
-        if labels.shape != image.shape[:2]:
-            raise DataError(
-                f"{files.labels} has shape {labels.shape}: expected {image.shape[:2]}, that of "
-                f"its image {files.image}"
-            )
-        instances = None if files.instances is None else read_ids(files.instances, "instance map")
-        edges = None if files.edges is None else read_gray(files.edges)
-        return Pair(image, labels, instances, edges, file_identity(files.image))
-
-
-class SceneSource:
-    """Rendered street scenes."""
-
-    classes = SCENE_CLASSES
-
-    def __init__(self, length: int, seed: int, split: Literal["train", "val"]) -> None:
-        self.length = length
-        self.split: Literal["train", "val"] = split
-        self._seed = (seed, _SPLIT_SEED[split])
-
-    def __len__(self) -> int:
-        return self.length
-
-    def name(self, index: int) -> str:
-        """``scene_train_000042``."""
-        return f"scene_{self.split}_{index:06d}"
-
-    def load(self, index: int, size: Size) -> Pair:
-        """Renders the scene at the wanted size."""
-        scene = render_scene((*self._seed, index), size)
-        return Pair(scene.image, scene.labels.astype(np.int64), scene.instances)
+_MAX_TRIES = 100  # Faulty pairs in a row after which skipping them gives up.
 
 
 class PairDataset(Dataset[dict[str, Any]]):
@@ -136,7 +34,11 @@ class PairDataset(Dataset[dict[str, Any]]):
     - ``image``: float32 [3, H, W] in [-1, 1];
     - ``edge``: float32 [1, H, W] in [-1, 1];
     - ``instance_edges``: float32 [1, H, W] of 0 and 1, if configured;
-    - ``name``: str.
+    - ``name``: str;
+    - ``replaced``: str, the name of the faulty pair whose place this one takes, or empty.
+
+    A pair that cannot be used raises a DataError or, where ``cfg.faults`` is ``skip``, gives its
+    place in the epoch, and its random numbers, to the next sound pair.
 
     The dataset keeps no state: item ``epoch * len(dataset) + index`` is pair ``index`` augmented
     with random numbers that depend on (seed, split, epoch, index) alone. A sampler that counts on
@@ -200,11 +102,16 @@ class PairDataset(Dataset[dict[str, Any]]):
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        """Item ``index`` of ``epoch``, ``position = epoch * len(self) + index``."""
+        """Item ``index`` of ``epoch``, ``position = epoch * len(self) + index``.
+
+        Raises:
+            DataError: the pair is faulty and may not, or cannot, be replaced.
+        """
         if position < 0:
             raise IndexError(f"position {position}: expected at least 0")
         epoch, index = divmod(position, len(self))
-        pair = self.source.load(index, self._load_size)
+        found, pair = self._load(index)
+        name = self.source.name(found)
         window = self._window(epoch, index)
 
         image = resize_bicubic(pair.image, self._load_size)
@@ -217,19 +124,41 @@ class PairDataset(Dataset[dict[str, Any]]):
             "labels": torch.from_numpy(np.ascontiguousarray(labels)),
             "image": _signed(window(image).transpose(2, 0, 1)),
             "edge": _signed(window(edge)[None]),
-            "name": self.source.name(index),
+            "name": name,
+            "replaced": "" if found == index else self.source.name(index),
         }
         if self.cfg.instance_edges:
             if pair.instances is None:
-                raise DataError(f"{self.source.name(index)} has no instance map")
+                raise DataError(f"{shown(name)} has no instance map")
             ids = window(resize_nearest(pair.instances, self._load_size))
             item["instance_edges"] = torch.from_numpy(instance_edges(ids).astype(np.float32))[None]
         return item
 
+    def _load(self, index: int) -> tuple[int, Pair]:
+        """The pair at ``index``, or the next sound one if configured, and its index.
+
+        What is sound is read from the files each time, so that an item depends on nothing that
+        happened before: neither on a check nor on which process loaded which pair.
+        """
+        if self.cfg.faults == "refuse":
+            return index, self.source.load(index, self._load_size)
+        tries = min(len(self), _MAX_TRIES)
+        first = ""
+        for step in range(tries):
+            candidate = (index + step) % len(self)
+            try:
+                return candidate, self.source.load(candidate, self._load_size)
+            except DataError as error:
+                first = first or str(error)
+        raise DataError(
+            f"{tries} faulty pairs in a row from {shown(self.source.name(index))} on: expected a "
+            f"sound one to replace them; {first}"
+        )
+
     def _window(self, epoch: int, index: int) -> Window:
         if self.split == "val":
             return Window.whole(self.size)
-        rng = np.random.default_rng((self.seed, _SPLIT_SEED[self.split], epoch, index))
+        rng = np.random.default_rng((self.seed, SPLIT_SEED[self.split], epoch, index))
         return Window.draw(rng, self._load_size, self.size, self.cfg.flip)
 
     def faults(self, progress: Progress | None = None, limit: int = 0) -> list[Fault]:
@@ -243,20 +172,34 @@ class PairDataset(Dataset[dict[str, Any]]):
         """
         if not isinstance(self.source, FileSource):
             return []
-        return self._faults + check_pairs(self.source.pairs, self.source.classes, progress, limit)
+        found = check_pairs(self.source.pairs, self.source.classes, progress, limit)
+        return self._faults + [dataclasses.replace(fault, split=self.split) for fault in found]
 
-    def validate(self, progress: Progress | None = None, limit: int = 0) -> None:
+    def validate(self, progress: Progress | None = None, limit: int = 0) -> list[Fault]:
         """Refuses a faulty data set; call it before training.
 
         Args:
             progress: as in `faults`.
             limit: as in `faults`.
 
+        Returns:
+            The faults that ``cfg.faults`` ``skip`` puts up with; ``refuse`` puts up with none.
+
         Raises:
             DataError: one sentence that names the first faulty file, what is wrong with it and
-                what was expected.
+                what was expected; with ``skip`` only if more than half of the pairs are faulty.
         """
-        raise_first(self.faults(progress, limit))
+        faults = self.faults(progress, limit)
+        if self.cfg.faults == "refuse":
+            raise_first(faults)
+        spoilt, checked = faulty_pairs(faults), min(limit or len(self), len(self))
+        if 2 * spoilt > checked:
+            first = next(fault.message for fault in faults if fault.pair)
+            raise DataError(
+                f"{spoilt} of {checked} {self.split} pairs are faulty: expected at most half, the "
+                f"others would take their places too often; {first}"
+            )
+        return faults
 
     def fill_edge_cache(self, progress: Progress | None = None) -> None:
         """Computes every edge map once, in this process; for networks such as HED.
@@ -266,7 +209,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         if not self.cfg.edges.cache:
             return
         for index in range(len(self)):
-            pair = self.source.load(index, self._load_size)
+            _, pair = self._load(index)
             if pair.edges is None:
                 self._edges(resize_bicubic(pair.image, self._load_size), pair.identity)
             if progress is not None:
@@ -297,8 +240,8 @@ def build_dataset(
         split: ``train`` (augmented) or ``val``.
         seed: of the augmentation, and of the scenes themselves.
         extractor: HED, where ``cfg.edges.method`` asks for it.
-        strict: refuse files without a partner at once. Otherwise they are left to
-            `PairDataset.faults`, and the items are the complete pairs.
+        strict: refuse files without a partner at once, unless ``cfg.faults`` is ``skip``. Otherwise
+            they are left to `PairDataset.faults`, and the items are the complete pairs.
 
     Raises:
         ConfigError: settings that contradict the data set or each other.
@@ -319,10 +262,10 @@ def build_dataset(
     inventory = take_inventory(
         data_format, folder, split, num_classes=cfg.num_classes, instances=cfg.instance_edges
     )
-    if strict:
+    if strict and cfg.faults == "refuse":
         raise_first(inventory.faults)
     if not inventory.pairs:
-        raise DataError(f"{folder} has no complete pair for {split}: expected at least one")
+        raise DataError(f"{shown(folder)} has no complete pair for {split}: expected at least one")
     return PairDataset(
         FileSource(inventory.pairs, inventory.classes),
         cfg,

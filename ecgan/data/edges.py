@@ -145,7 +145,8 @@ class EdgeSource:
         if self.cache is None or identity is None:
             return self._compute(image)
         height, width = image.shape[:2]
-        key = hashlib.sha256(f"{self._recipe}\n{height}x{width}\n{identity}".encode()).hexdigest()
+        text = f"{self._recipe}\n{height}x{width}\n{identity}"
+        key = hashlib.sha256(os.fsencode(text)).hexdigest()
         path = self.cache / key[:2] / f"{key[2:]}.png"
         if path.is_file():
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -51,9 +52,15 @@ class ImageNetNormalize(nn.Module):
 def read_state_dict(path: str | Path, what: str) -> dict[str, Tensor]:
     """Reads a foreign weights file without running any code in it.
 
+    What the file claims is held against its length, so that a small one cannot take much memory.
+
     Args:
-        path: ``.safetensors``, or a file that ``torch.save`` wrote, read with ``weights_only``.
+        path: a safetensors file, or one that ``torch.save`` wrote, read with ``weights_only``; the
+            content counts, not the suffix.
         what: name of the network, for messages.
+
+    Returns:
+        Dense tensors on the CPU by name.
 
     Raises:
         WeightsError: no such file, or it is not a dictionary of tensors.
@@ -61,25 +68,53 @@ def read_state_dict(path: str | Path, what: str) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"the weights file of {what} does not exist: {path}")
+    no_tensors = f"the weights file of {what} is no plain dictionary of tensors: {path}"
     try:
-        if path.suffix == ".safetensors":
+        size = path.stat().st_size
+        if _is_safetensors(path):
             from safetensors.torch import load_file
 
             state = load_file(path)
         else:
+            _check_zip(path, size)
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own message advises weights_only=False, which would run the file's code.
-        raise WeightsError(
-            f"the weights file of {what} is no plain dictionary of tensors: {path}"
-        ) from error
+        raise WeightsError(no_tensors) from error
     except Exception as error:
         # A damaged file raises almost anything, from EOFError to safetensors' own type.
         reason = " ".join(str(error).split()) or type(error).__name__
+        if "weights_only" in reason:  # The same advice, for TorchScript and for files of 2016.
+            raise WeightsError(no_tensors) from error
         raise WeightsError(f"cannot read the weights file of {what}, {path}: {reason}") from error
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise WeightsError(f"the weights file of {what} is no plain dictionary of tensors: {path}")
+    if not isinstance(state, Mapping) or not all(
+        isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in state.items()
+    ):
+        raise WeightsError(no_tensors)
+    for key, tensor in state.items():
+        dense = tensor.layout is torch.strided and tensor.device.type == "cpu"
+        if not dense or tensor.numel() * tensor.element_size() > size:
+            raise WeightsError(
+                f"cannot read the weights file of {what}, {path}: it does not hold all numbers of "
+                f"tensor {key!r}, {list(tensor.shape)}"
+            )
     return dict(state)
+
+
+def _is_safetensors(path: Path) -> bool:
+    # Eight bytes of length and a JSON object; pickles and zip files begin otherwise.
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{" or path.suffix == ".safetensors"
+
+
+def _check_zip(path: Path, size: int) -> None:
+    """Refuses a zip file that holds more than its length; torch.save compresses nothing."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        claimed = sum(entry.file_size for entry in archive.infolist())
+    if claimed > size:
+        raise ValueError(f"a zip file of {size:,} bytes that claims to hold {claimed:,}")
 
 
 def load_exactly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:

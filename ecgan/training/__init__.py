@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ecgan.training.run import train
     from ecgan.training.segmenter import train_segmenter
-    from ecgan.training.synthesize import load_generator, synthesize
+    from ecgan.training.synthesis import load_generator, synthesize
     from ecgan.training.trainer import Trainer
 
 __all__ = ["Trainer", "load_generator", "synthesize", "train", "train_segmenter"]
 
 _HOMES = {
     "Trainer": "trainer",
-    "load_generator": "synthesize",
-    "synthesize": "synthesize",
+    "load_generator": "synthesis",
+    "synthesize": "synthesis",
     "train": "run",
     "train_segmenter": "segmenter",
 }

@@ -23,7 +23,7 @@ from ecgan.config import (
     TrainConfig,
     parse_size,
 )
-from ecgan.data import PairDataset, build_dataset
+from ecgan.data import Fault, PairDataset, build_dataset
 from ecgan.data.classes import ClassTable
 from ecgan.errors import CheckpointError, ConfigError, WeightsError
 from ecgan.models import Generator, ImageEncoder, Layout, MultiModalityDiscriminator
@@ -62,6 +62,9 @@ def check_config(cfg: TrainConfig) -> None:
         "sample_every": (cfg.sample_every, 1),
         "save_every": (cfg.save_every, 1),
         "keep": (cfg.keep, 1),
+        "max_bad_steps": (cfg.max_bad_steps, 1),
+        "optim.accumulate": (cfg.optim.accumulate, 1),
+        "optim.ema_batches": (cfg.optim.ema_batches, 1),
         "optim.steps": (cfg.optim.steps, 0),
         "optim.epochs": (cfg.optim.epochs, 0),
         "optim.decay_epochs": (cfg.optim.decay_epochs, 0),
@@ -87,6 +90,12 @@ def check_config(cfg: TrainConfig) -> None:
         raise ConfigError(
             f"loss.contrastive.queue_mb must be above 0, not {cfg.loss.contrastive.queue_mb}"
         )
+    if not 0 <= cfg.optim.ema < 1:
+        raise ConfigError(f"optim.ema must be at least 0 and below 1, not {cfg.optim.ema}")
+    if not 0 <= cfg.keep_gib < float("inf"):
+        raise ConfigError(f"keep_gib must be a number of at least 0, not {cfg.keep_gib}")
+    if not 0 < cfg.timeout < float("inf"):
+        raise ConfigError(f"timeout must be a number above 0, in minutes, not {cfg.timeout}")
     if cfg.optim.lr <= 0:
         raise ConfigError(f"optim.lr must be above 0, not {cfg.optim.lr}")
     if cfg.optim.lr_discriminator < 0:
@@ -104,12 +113,27 @@ def open_data(
     *,
     check: Check | None = None,
     validate: bool = True,
+    report: Callable[[list[Fault]], None] | None = None,
 ) -> tuple[PairDataset, PairDataset]:
     """Opens the training and the validation part of a data set and checks every pair.
 
+    Args:
+        cfg: format and preparation.
+        data: folder, or ``scenes``.
+        size: height x width.
+        seed: of the augmentation.
+        check: told how many pairs have been checked.
+        validate: whether to check the pairs.
+        report: given all faults that ``cfg.faults`` ``skip`` puts up with, if there are any;
+            `ecgan.data.skipped` makes a sentence of them.
+
+    Returns:
+        The training and the validation part.
+
     Raises:
         ConfigError: settings do not suit the data set.
-        DataError: no data there, or a faulty pair; the message names it.
+        DataError: no data there, or a faulty pair; the message names it. With ``skip`` only if more
+            than half of the pairs are faulty.
         WeightsError: HED's weights are missing.
     """
     extractor = None
@@ -120,15 +144,23 @@ def open_data(
             raise WeightsError("edges by hed need its weights file: set dataset.edges.hed_weights")
         extractor = build_hed(cfg.edges.hed_weights)
 
+    faults: list[Fault] = []
+
     def part(split: Literal["train", "val"]) -> PairDataset:
         pairs = build_dataset(cfg, data, parse_size(size), split, seed=seed, extractor=extractor)
         if validate:
-            pairs.validate(check, cfg.check)
+            # Both parts list the same files where one is held out of the other.
+            known = {(fault.file, fault.message) for fault in faults}
+            found = pairs.validate(check, cfg.check)
+            faults.extend(fault for fault in found if (fault.file, fault.message) not in known)
         if extractor is not None:
             pairs.fill_edge_cache(check)
         return pairs
 
-    return part("train"), part("val")
+    parts = part("train"), part("val")
+    if faults and report is not None:
+        report(faults)
+    return parts
 
 
 def fill_model(cfg: TrainConfig, num_classes: int) -> ModelConfig:
@@ -150,6 +182,16 @@ def build_networks(cfg: ModelConfig) -> Networks:
     """
     encoder = ImageEncoder(cfg) if cfg.style == "encoder" else None
     return Networks(Generator(cfg), MultiModalityDiscriminator(cfg), encoder)
+
+
+def freeze_unreached(networks: Networks, loss: LossConfig) -> None:
+    """Freezes the parts of G that no loss reaches; data-parallel training would wait for them."""
+    generator = networks.generator
+    if generator.projection is not None and not loss.contrast:
+        generator.projection.requires_grad_(False)
+    decoder = generator.class_decoder
+    if decoder is not None and generator.class_fusion is None and not loss.class_l1:
+        decoder.requires_grad_(False)
 
 
 def build_optimizers(

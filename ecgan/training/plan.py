@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import weakref
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +31,7 @@ from ecgan.training.build import (
     fill_model,
     needs_label_generator,
 )
+from ecgan.training.precision import Precision
 from ecgan.training.step import TrainingStep
 
 Size = tuple[int, int]
@@ -186,9 +187,12 @@ def plan(cfg: TrainConfig, layouts: Layouts | None = None) -> Plan:
         }
         for optimizer in step.optimizers:
             _run_empty(optimizer)
+        average = copy.deepcopy(step.networks.generator) if cfg.optim.ema else None
+        weights += sum(p.nbytes for p in average.parameters()) if average is not None else 0
         live.peak = 0
         live.phase = "generator's forward pass"
-        step(batch, layout, (1e-4, 1e-4), cfg.loss.contrastive.warmup_steps)
+        batches = [{**batch, "layout": layout} for _ in range(cfg.optim.accumulate)]
+        step(batches, (1e-4, 1e-4), cfg.loss.contrastive.warmup_steps)
         moments = sum(
             value.nbytes
             for optimizer in step.optimizers
@@ -279,28 +283,25 @@ def _assemble(
     def enter(phase: str) -> None:
         live.phase = phase
 
-    for optimizer, network in zip(optimizers, ("generator", "discriminator"), strict=True):
-        optimizer.register_step_pre_hook(lambda *_, n=network: enter(f"{n}'s update"))
-        optimizer.register_step_post_hook(lambda *_: enter("discriminator's forward pass"))
-    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(cfg.precision)
     return TrainingStep(
         cfg.optim,
         networks,
         (networks.generator, networks.discriminator, networks.encoder),
         objective,
         optimizers,
-        autocast=lambda: torch.autocast("cpu", dtype) if dtype else nullcontext(),
-        backward=lambda loss: loss.backward(),
-        check=lambda _terms, _total, network: enter(f"{network}'s backward pass"),
+        # Loss scaling keeps no tensors to speak of, and looks at numbers that are not there.
+        precision=Precision(cfg.precision, scaling=False),
+        observe=enter,
     )
 
 
 def _run_empty(optimizer: torch.optim.Optimizer) -> None:
-    """Gives an optimiser its moments, and the parameters gradients, as a step before would."""
+    """Gives an optimiser its moments, as a step before would."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def _full_sample(labels: Tensor, budget: int, **_: object) -> Tensor:

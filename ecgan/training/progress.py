@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 import psutil
@@ -81,10 +81,10 @@ class TrainingProgress:
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 
-    def report(self, step: int, losses: Mapping[str, float], rate: float, memory: float) -> None:
-        """Shows losses, images per second and GiB of memory at ``step``."""
-        text = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        speed = f"{rate:.1f} img/s {memory:.2f} GiB"
+    def report(self, step: int, row: Mapping[str, float], losses: Sequence[str]) -> None:
+        """Shows a row of metrics.csv at ``step``, of the losses those named."""
+        text = " ".join(f"{name} {row[name]:.3f}" for name in losses)
+        speed = f"{row['images_per_second']:.1f} img/s {row['memory_gib']:.2f} GiB"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, losses=text, rate=speed)
             return

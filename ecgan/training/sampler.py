@@ -1,4 +1,4 @@
-"""Order in which training pairs are drawn: a function of the seed and the step alone."""
+"""Order in which training pairs are drawn: a function of the seed and the position alone."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from torch.utils.data import Sampler
 
 
 class StepSampler(Sampler[list[int]]):
-    """Batches of data set indices, shuffled anew each epoch, that can start at any step.
+    """Batches of data set indices, shuffled anew each epoch, that can start anywhere.
 
     The training stream is the concatenation of one permutation per epoch. Sample ``k`` of the
-    stream is pair ``permutation(k // length)[k % length]``; step ``t`` of ``world`` processes takes
-    samples ``t * batch * world`` to ``(t + 1) * batch * world`` and each process its own share of
-    them. So no sampler state has to be saved: the step says where to go on, on any number of
-    processes, and no pair is dropped at the end of an epoch.
+    stream is pair ``permutation(k // length)[k % length]``; batch ``t`` of ``world`` processes
+    takes samples ``start + t * batch_size * world`` onwards and each process its own share of them.
+    So no sampler state has to be saved: the number of samples drawn says where to go on, on any
+    number of processes and with any batch size, and no pair is dropped at the end of an epoch.
 
     What is yielded is ``epoch * length + index``, from which the data set derives the augmentation.
 
     Args:
         length: number of pairs of the data set.
-        batch_size: pairs per step and process.
-        steps: step at which the stream ends.
+        batch_size: pairs per batch and process.
+        batches: number of batches to yield.
         seed: seed of the permutations.
-        start: first step.
+        start: samples of the stream to pass over.
         rank: this process.
         world: number of processes.
     """
@@ -33,7 +33,7 @@ class StepSampler(Sampler[list[int]]):
         self,
         length: int,
         batch_size: int,
-        steps: int,
+        batches: int,
         *,
         seed: int,
         start: int = 0,
@@ -42,19 +42,19 @@ class StepSampler(Sampler[list[int]]):
     ) -> None:
         self.length = length
         self.batch_size = batch_size
-        self.steps = steps
+        self.batches = batches
         self.seed = seed
         self.start = start
         self.rank = rank
         self.world = world
 
     def __len__(self) -> int:
-        return max(0, self.steps - self.start)
+        return self.batches
 
     def __iter__(self) -> Iterator[list[int]]:
         epoch, permutation = -1, []
-        for step in range(self.start, self.steps):
-            first = (step * self.world + self.rank) * self.batch_size
+        for number in range(self.batches):
+            first = self.start + (number * self.world + self.rank) * self.batch_size
             batch = []
             for sample in range(first, first + self.batch_size):
                 if sample // self.length != epoch:

@@ -21,6 +21,7 @@ from ecgan.models.pretrained import ImageNetNormalize
 from ecgan.models.segmenter import build_small_segformer
 from ecgan.training.build import Check, open_data
 from ecgan.training.environment import choose_device
+from ecgan.training.loading import batches_of
 from ecgan.training.progress import TrainingProgress, memory_gib
 from ecgan.training.run_folder import check_free, default_run_folder
 from ecgan.training.sampler import StepSampler
@@ -124,10 +125,11 @@ def fit_segmenter(
         train_set,
         batch_sampler=StepSampler(len(train_set), batch_size, steps, seed=seed),
         num_workers=train_set.cfg.workers,
+        generator=torch.Generator(),
     )
     model.train()
     with TrainingProgress(steps, title="segmenter") as progress:
-        for step, batch in enumerate(loader, 1):
+        for step, batch in enumerate(batches_of(loader), 1):
             for group in optimizer.param_groups:
                 group["lr"] = lr * min(step / 10, 1 - (step - 1) / steps)
             labels = batch["labels"].to(device)
@@ -139,8 +141,12 @@ def fit_segmenter(
             progress.advance(step)
             if step == steps or step % _LOG_EVERY == 0:
                 rate = batch_size * step / progress.seconds
-                losses = {"cross_entropy": loss.item()}
-                progress.report(step, losses, rate, memory_gib(device))
+                row = {
+                    "cross_entropy": loss.item(),
+                    "images_per_second": rate,
+                    "memory_gib": memory_gib(device),
+                }
+                progress.report(step, row, ["cross_entropy"])
         score = _score(model, normalize, val_set, batch_size, steps, device)
         progress.say(f"segmenter: {score}")
     _save(model, score, out)

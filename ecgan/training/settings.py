@@ -155,8 +155,11 @@ def one_line(error: object) -> str:
 
 def _parse(text: str, source: str, cls: type) -> Layer:
     try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            # Nested aliases of a few hundred bytes can stand for billions of values.
+            raise ConfigError(f"{source} uses YAML aliases (*name): expected plain values")
         values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{source} is no valid YAML: {one_line(error)}") from None
     if not isinstance(values, Mapping):
         raise ConfigError(f"{source} must hold keys and values, such as 'size: 256x512'")

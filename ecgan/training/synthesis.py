@@ -21,7 +21,8 @@ from ecgan.data.transforms import resize_nearest
 from ecgan.errors import ConfigError, DataError
 from ecgan.models import Generator, Layout
 from ecgan.training.build import read_classes
-from ecgan.training.checkpoint import find_checkpoint, load_weights
+from ecgan.training.checkpoint import check_weights, load_weights
+from ecgan.training.checkpoint_folder import find_checkpoint, generator_weights
 from ecgan.training.settings import load_config
 from ecgan.training.sheet import to_uint8
 
@@ -40,14 +41,19 @@ class LabelFile:
 def load_generator(path: Path, device: torch.device) -> tuple[Generator, ClassTable]:
     """The generator of a checkpoint or of a run folder's newest one, in evaluation mode.
 
+    It is the moving average of the weights, where the run kept one.
+
     Raises:
         CheckpointError: there is none, or it is broken.
     """
     checkpoint = find_checkpoint(path)
     cfg = load_config(checkpoint / "config.yaml")
     classes = read_classes(checkpoint / "classes.json")
+    weights = generator_weights(checkpoint)
+    with torch.device("meta"):  # a hostile configuration may ask for any amount of memory
+        check_weights(weights, Generator(cfg.model))
     generator = Generator(cfg.model)
-    load_weights(checkpoint / "generator.safetensors", generator)
+    load_weights(weights, generator)
     return generator.to(device).eval(), classes
 
 

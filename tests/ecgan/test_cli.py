@@ -1,5 +1,6 @@
 """The command line: what a user gets wrong is told in one sentence, before anything is done."""
 
+import os
 import re
 import subprocess
 import sys
@@ -43,6 +44,10 @@ def fails(capsys, tmp_path: Path, monkeypatch):
         (["train", "--config", "nope.yaml"], "nope.yaml cannot be read"),
         (["train", "--resume", "nope"], "nope is no run folder"),
         (["train", "--resume", "a", "--config", "b"], "--resume takes the run's own settings"),
+        (["train", "--resume", "auto"], "--resume auto goes on with the run of --out: give --out"),
+        (["train", "--optim.ema", "1"], "optim.ema must be at least 0 and below 1"),
+        (["train", "--optim.accumulate", "0"], "optim.accumulate must be at least 1"),
+        (["train", "--keep_gib", "-1"], "keep_gib must be a number of at least 0"),
         (["train", "--data", "no/such/data"], "no/such/data does not exist"),
         (["train", "--batch-size", "0"], "batch_size must be at least 1, not 0"),
         (["train", "--loss.perceptual_network.weights=no.pth",
@@ -220,3 +225,34 @@ def test_a_fault_of_ours_shows_its_traceback(monkeypatch):
     monkeypatch.setattr("ecgan.cli.info.main", crash)
     with pytest.raises(RuntimeError, match="ours"):
         main(["info"])
+
+
+def test_one_command_starts_a_run_and_goes_on_with_it(
+    tiny_arguments, tmp_path, capsys, monkeypatch
+):
+    run = tmp_path / "run"
+    command = ["train", "--recipe", "quickstart", *tiny_arguments, "--preset=B1", f"--out={run}"]
+    assert main([*command, "--optim.steps=1", "--resume=auto"]) == 0
+    assert main([*command, "--optim.steps=2", "--resume=auto"]) == 0
+    steps = [row.split(",")[0] for row in (run / "metrics.csv").read_text().splitlines()]
+    assert steps == ["step", "1", "2"]
+    assert main([*command, "--optim.steps=3"]) == 2
+    assert "exists already" in capsys.readouterr().err
+    # torchrun starts the same command line again after a fault.
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert main([*command, "--optim.steps=3"]) == 0
+    assert len((run / "metrics.csv").read_text().splitlines()) == 4
+
+
+def test_a_run_that_torchrun_may_restart_needs_a_name(tiny_arguments, fails, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    assert "give --out" in fails("train", *tiny_arguments)
+
+
+@pytest.mark.parametrize("number", [28, 30, 13])
+def test_a_disk_that_cannot_be_written_is_one_sentence(fails, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number), "runs/x")
+
+    monkeypatch.setattr("ecgan.cli.train.main", refuse)
+    assert fails("train") == f"ecgan: runs/x cannot be written: {os.strerror(number)}"

@@ -1,3 +1,6 @@
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -50,3 +53,17 @@ def pairs(save, coded):
 def cfg():
     """Five classes."""
     return DatasetConfig(num_classes=5)
+
+
+@pytest.fixture
+def unprivileged():
+    """A folder of a user whom permissions stop; root becomes nobody while a test runs."""
+    folder = Path(tempfile.mkdtemp())  # pytest's own folders are closed to everybody else.
+    root = os.geteuid() == 0
+    if root:
+        os.chown(folder, 65534, 65534)
+        os.seteuid(65534)
+    yield folder
+    if root:
+        os.seteuid(0)
+    shutil.rmtree(folder)

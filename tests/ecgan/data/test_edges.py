@@ -1,10 +1,13 @@
+import io
 import math
+import os
 import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from ecgan.config import EdgeConfig
 from ecgan.data.edges import EdgeSource, canny, file_identity, opencv_canny
@@ -140,15 +143,50 @@ def test_cache_is_used_and_keyed(tmp_path: Path):
     assert not list((tmp_path / "cache").rglob("*.tmp"))
 
 
-def test_damaged_cache_entry_is_replaced(tmp_path: Path):
+def wrong_size(whole: bytes) -> bytes:
+    return png_of(np.zeros((16, 21), np.uint8))
+
+
+def png_of(array) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: b"",
+        lambda whole: whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:],
+        lambda whole: b"no image",
+        lambda whole: whole.replace(b"IHDR\0\0\0\x14", b"IHDR\x7f\0\0\x14"),
+        wrong_size,
+    ],
+    ids=["cut", "empty", "flipped bit", "text", "absurd size", "other size"],
+)
+def test_damaged_cache_entry_is_replaced(tmp_path: Path, damage):
     source = EdgeSource(EdgeConfig(cache=str(tmp_path)))
     image = blobs(16, 20, 0)
     want = source(image, "a")
     (entry,) = tmp_path.rglob("*.png")
     whole = entry.read_bytes()
-    entry.write_bytes(whole[: len(whole) // 2])
+    entry.write_bytes(damage(whole))
+    assert entry.read_bytes() != whole
     assert np.array_equal(source(image, "a"), want)
     assert entry.read_bytes() == whole
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [entry]
+
+
+def test_an_entry_is_written_in_whole_or_not_at_all(tmp_path: Path, monkeypatch):
+    def fail(*arguments):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    source = EdgeSource(EdgeConfig(cache=str(tmp_path)))
+    with pytest.warns(UserWarning, match="disk full"):
+        source(blobs(16, 20, 0), "a")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_unwritable_cache_warns_once_and_goes_on(tmp_path: Path):

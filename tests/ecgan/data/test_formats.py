@@ -64,13 +64,45 @@ def test_class_ids_of_classes_json_may_be_any(tmp_path: Path, save):
         '{"classes": [{"id": 99999999}]}',
         '{"classes": [{"id": 0, "color": [300, 0, 0]}]}',
         '{"classes": [{"id": 0}], "num_classes": 2}',
+        '{"classes": [{"id": 0}], "num_classes": "1"}',
+        '{"classes": [{"id": 0.5}]}',
+        '{"classes": [{"id": true}]}',
+        '{"classes": [{"id": "0"}]}',
+        '{"classes": [{"id": 1e999}]}',
+        '{"classes": [{"id": 0, "color": [1, 2]}]}',
+        '{"classes": [{"id": 0, "color": [1.5, 0, 0]}]}',
+        '{"classes": [{"id": 0, "color": "#ff0000"}]}',
+        '{"classes": [{"id": 0}], "ignore_id": [[255]]}',
+        '{"classes": [{"id": ' + "9" * 5000 + "}]}",
+        '{"classes": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        b'{"classes": "\xff\xfe"}',
+        b"",
     ],
 )
 def test_broken_classes_json(tmp_path: Path, pairs, content):
     pairs(tmp_path)
-    (tmp_path / "classes.json").write_text(content)
-    with pytest.raises(DataError, match=r"classes\.json .* expected"):
+    content = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / "classes.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"classes\.json .*(expected|it is empty)") as caught:
         build(tmp_path)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 600
+
+
+def test_a_huge_classes_json_is_not_read(tmp_path: Path, pairs):
+    pairs(tmp_path)
+    with (tmp_path / "classes.json").open("wb") as file:
+        file.truncate(1 << 40)  # Takes no room on disk.
+    with pytest.raises(DataError, match=r"classes\.json has 1,099,511,627,776 bytes: expected at"):
+        build(tmp_path)
+
+
+@pytest.mark.timeout(20)
+def test_many_classes_and_void_ids_are_read_at_once(tmp_path: Path, pairs):
+    pairs(tmp_path)
+    content = {"classes": [{"id": i} for i in range(65_536)], "ignore_id": [65_535] * 65_536}
+    (tmp_path / "classes.json").write_text("\ufeff" + json.dumps(content))  # As Windows writes it.
+    assert build(tmp_path).num_classes == 65_536
 
 
 def test_num_classes_is_needed_or_must_agree(tmp_path: Path, pairs):
@@ -275,10 +307,3 @@ def test_empty_folders(tmp_path: Path, pairs, empty):
     (tmp_path / empty / "notes.txt").write_text("")
     with pytest.raises(DataError, match=f"{empty} is empty: expected images"):
         build(tmp_path, num_classes=5)
-
-
-def test_accents_match_in_any_normal_form(tmp_path: Path, save, coded):
-    labels, image = coded()
-    save(tmp_path / "images" / "e\u0301.png", image)
-    save(tmp_path / "labels" / "\u00e9.png", labels)
-    assert build(tmp_path, num_classes=5)[0]["name"] == "\u00e9"

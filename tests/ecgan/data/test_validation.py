@@ -2,8 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ecgan.data import build_dataset
+from ecgan.data.sources import read_pair
+from ecgan.data.validation import check_pairs
 from ecgan.errors import DataError
 
 SIZE = (12, 16)
@@ -84,7 +87,7 @@ def test_instances_and_edges_are_checked_too(cfg, folder, save):
     faults = data.faults()
     assert [(fault.kind, fault.file.parent.name) for fault in faults] == [
         ("size", "instances"),
-        ("unreadable", "instances"),
+        ("mode", "instances"),
         ("unreadable", "edges"),
     ]
     assert "(2 more faults" in sentence(cfg, folder)
@@ -105,7 +108,7 @@ def test_faults_that_appear_later_are_named_when_loaded(cfg, folder, save):
     with pytest.raises(DataError, match=r"label map .*a\.png: class id 9 out of range"):
         data[0]
     save(folder / "labels" / "b.png", np.zeros((3, 3), np.uint8))
-    with pytest.raises(DataError, match=r"b\.png has shape \(3, 3\): expected \(12, 16\)"):
+    with pytest.raises(DataError, match=r"b\.png is 3 pixels high and 3 wide: expected 12 and 16"):
         data[1]
     (folder / "labels" / "c.png").unlink()
     with pytest.raises(DataError, match=r"^\S*c\.png does not exist$"):
@@ -115,3 +118,54 @@ def test_faults_that_appear_later_are_named_when_loaded(cfg, folder, save):
 def test_scenes_have_no_files_to_check(cfg):
     cfg.num_classes = 0
     build_dataset(cfg, "scenes", SIZE, "train").validate()
+
+
+def test_a_map_of_the_wrong_kind_and_size_has_two_faults(cfg, folder, save):
+    save(folder / "labels" / "a.png", np.zeros((3, 4, 3), np.uint8))
+    data = build_dataset(cfg, str(folder.parent), SIZE, "train")
+    assert [(fault.kind, fault.pair, fault.split) for fault in data.faults()] == [
+        ("mode", "a", "train"),
+        ("size", "a", "train"),
+    ]
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_turned_photo_whose_label_map_is_not(cfg, folder, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (16, 12)).save(folder / "images" / "a.png", exif=exif)
+    data = build_dataset(cfg, str(folder.parent), SIZE, "train")
+    if orientation in (1, 3):
+        assert data.faults() == []  # Half a turn keeps the size: nothing tells.
+        return
+    (fault,) = data.faults()
+    assert fault.kind == "size"
+    assert "is 12 pixels high and 16 wide: expected 16 and 12" in fault.message
+    assert "which its EXIF orientation turns: turn the label map alike" in fault.message
+
+
+def test_a_check_that_fails_does_not_end_the_others(cfg, folder, monkeypatch, save):
+    save(folder / "labels" / "c.png", np.full((12, 16), 9, np.uint8))
+
+    def fail(files, classes):
+        if files.name == "a":
+            raise RuntimeError("out of\nluck")
+        return read_pair(files, classes)
+
+    monkeypatch.setattr("ecgan.data.validation.read_pair", fail)
+    data = build_dataset(cfg, str(folder.parent), SIZE, "train")
+    assert [(fault.kind, fault.pair) for fault in data.faults()] == [
+        ("error", "a"),
+        ("labels", "c"),
+    ]
+    assert data.faults()[0].message.endswith("cannot be checked: RuntimeError out of\\nluck")
+
+
+def test_the_number_of_threads_changes_nothing(cfg, folder, save):
+    save(folder / "labels" / "b.png", np.full((3, 3), 9, np.uint8))
+    (folder / "images" / "c.png").write_bytes(b"")
+    data = build_dataset(cfg, str(folder.parent), SIZE, "train")
+    pairs = data.source.pairs * 700  # More than are handed out at a time.
+    found = [check_pairs(pairs, data.source.classes, workers=n) for n in (1, 5)]
+    assert found[0] == found[1]
+    assert len(found[0]) == 2100

@@ -67,9 +67,6 @@ class Run:
             (networks.generator, networks.discriminator, None),
             Objective(loss, Percept(), Segment().to(dtype)),
             build_optimizers(OptimConfig(lr=1e-3), networks),
-            autocast=torch.enable_grad,
-            backward=lambda total: total.backward(),
-            check=lambda *_: None,
         )
         coarse = torch.randint(0, N + 1, (2, SIZE // 4, SIZE // 4))
         self.labels = coarse.repeat_interleave(4, 1).repeat_interleave(4, 2)
@@ -82,8 +79,8 @@ class Run:
     def __call__(self, number: int, rate: float = 1e-4) -> dict[str, float]:
         torch.manual_seed(number)  # of the pixels that the contrastive loss draws
         layout = Layout(self.labels, N, instance_edges=self.edges)
-        terms = self.step(self.batch, layout, (rate, rate), number)
-        return {name: float(term) for name, term in terms.items()}
+        outcome = self.step([{**self.batch, "layout": layout}], (rate, rate), number)
+        return {name: float(term) for name, term in outcome.terms.items()}
 
 
 def test_fused_and_reference_operators_train_alike_for_fifty_steps():

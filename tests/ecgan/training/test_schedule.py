@@ -10,6 +10,17 @@ def test_steps_win_over_epochs():
     assert total_steps(OptimConfig(epochs=1, decay_epochs=0), pairs=3, batch=10) == 1
 
 
+@pytest.mark.parametrize("step", [0, 7, 30])
+def test_what_is_done_does_not_change_the_length(step):
+    cfg = OptimConfig(epochs=2, decay_epochs=1)
+    assert total_steps(cfg, pairs=103, batch=10, step=step, samples=10 * step) == 30
+
+
+def test_fewer_processes_take_more_steps_for_the_rest():
+    cfg = OptimConfig(epochs=2, decay_epochs=1)
+    assert total_steps(cfg, pairs=100, batch=5, step=10, samples=100) == 10 + 40
+
+
 def test_constant_then_linear_to_zero():
     cfg = OptimConfig(epochs=1, decay_epochs=1)
     factors = [decay(cfg, step, 8) for step in range(8)]
