@@ -5,6 +5,7 @@
 #   TORCH        requirement given to pip for torch
 #   TORCH_FLAGS  further pip flags, e.g. --index-url with PyTorch's CPU, cu126 (V100) or other index
 #   JOBS         test processes
+#   ISAS         all: attack every instruction set of this processor in `make sanitize`; best: the last
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -12,6 +13,7 @@ VENV ?= .venv
 TORCH ?= $(shell command -v nvidia-smi >/dev/null && echo 'torch>=2.11' || echo 'torch==2.13.0')
 TORCH_FLAGS ?=
 JOBS ?= 2
+ISAS ?= all
 BIN := $(VENV)/bin
 NATIVE := $(shell find csrc -type f) setup.py pyproject.toml
 
@@ -38,7 +40,7 @@ sanitize: $(VENV)/.dev
 	SANITIZE=1 FORCE_CUDA=0 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python setup.py -q build \
 	  --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
 	@isas=$$(PYTHONPATH=kernels $(BIN)/python -c 'from ecgan_kernels import cpu_isa; \
-	  known = ["baseline", "avx2", "avx512"]; print(*known[: known.index(cpu_isa()) + 1])'); \
+	  known = ["baseline", "avx2", "avx512"]; print(*known[: known.index(cpu_isa()) + 1][$(if $(filter best,$(ISAS)),-1:,:)])'); \
 	export OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=sanitize PYTHONPATH=$(SANITIZED)/lib; \
 	export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1; \
 	cxx=$${CXX:-c++}; \

@@ -5,13 +5,14 @@
 Every point starts a B6 training with a queue of embeddings, a moving average and data-loading
 processes, kills it, starts the same command again until it ends, and compares every tensor of the
 last checkpoint (weights, moments, average, queue, random states) bit for bit, the losses in
-metrics.csv and the last sample sheet. Odd points are killed at a random moment between the start
-and the end, even ones while a checkpoint is being written; a third of all is killed twice.
+metrics.csv and the last sample sheet. Even points are killed at a random moment between the start
+and the end, odd ones while a checkpoint is being written; a third of all is killed twice.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -118,15 +119,24 @@ def kill_at(out: Path, seconds: float) -> Kill | None:
 
 def kill_writing(out: Path, nth: int, delay: float) -> Kill | None:
     """Kills while the nth checkpoint from the start of the process is being written."""
+    left = _being_written(out)  # by a process that was killed before
     process, began, seen = start(out), time.monotonic(), set()
     while process.poll() is None:
-        writing = set(out.glob("checkpoints/.step-*.writing"))
-        seen |= {path.name for path in writing}
+        writing = _being_written(out) - left
+        seen |= writing
         if writing and len(seen) >= nth:
             time.sleep(delay)
             return _kill(process, out, began)
         time.sleep(0.0005)
     return None
+
+
+def _being_written(out: Path) -> set[tuple[str, int]]:
+    found = set()
+    for path in out.glob("checkpoints/.step-*.writing"):
+        with contextlib.suppress(FileNotFoundError):  # complete by now
+            found.add((path.name, path.stat().st_ino))
+    return found
 
 
 def _kill(process: subprocess.Popen[bytes], out: Path, began: float) -> Kill:
@@ -179,19 +189,36 @@ def measure(folder: Path, points: int, draw: random.Random) -> tuple[list[Point]
     for number in range(points):
         broken = folder / f"broken-{number}"
         kills: list[Kill] = []
-        for _ in range(2 if number % 3 == 2 else 1):
-            if number % 2:
-                kill = kill_at(broken, draw.uniform(0, length))
-            else:
-                kill = kill_writing(broken, draw.randint(1, 3), draw.uniform(0, 0.03))
-            if kill is not None:
-                kills.append(kill)
+        while not kills:  # the first may come too late, where the unbroken training was slower
+            shutil.rmtree(broken, ignore_errors=True)
+            for _ in range(2 if number % 3 == 2 else 1):
+                if number % 2:
+                    kill = kill_at(broken, draw.uniform(0, length))
+                else:
+                    kill = kill_writing(broken, draw.randint(1, 3), draw.uniform(0, 0.03))
+                if kill is not None:
+                    kills.append(kill)
         finish(broken)
         point = Point(kills, differences(whole, broken))
         results.append(point)
         print(f"{number + 1}/{points}  {point}", flush=True)
         shutil.rmtree(broken)
     return results, length
+
+
+def table(results: Sequence[Point]) -> str:
+    """The points as Markdown, a row a kill."""
+    lines = [
+        "| point | killed after | steps logged | checkpoints | one being written | differs in |",
+        "|---|---|---|---|---|---|",
+    ]
+    for number, point in enumerate(results, 1):
+        for kill in point.kills:
+            written = "yes" if kill.writing else "no"
+            cells = [f"{kill.seconds:.1f} s", str(kill.steps), str(kill.checkpoints), written]
+            wrong = ", ".join(point.differences[:3]) or "nothing"
+            lines.append("| " + " | ".join([str(number), *cells, wrong]) + " |")
+    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -203,6 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         results, length = measure(Path(folder), given.points, random.Random(given.seed))
+    print(table(results))
     same = sum(not point.differences for point in results)
     print(f"{same} of {len(results)} trainings end bit for bit like the unbroken one")
     if given.out:

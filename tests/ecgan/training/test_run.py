@@ -236,9 +236,8 @@ def test_compiled_networks_train_alike(tiny_layer, tmp_path: Path, monkeypatch):
     for on in (False, True):
         layer = {
             **tiny_layer,
-            "preset": "B6",
+            "preset": "B4",
             "loss.perceptual": 0.0,
-            "loss.similarity": 0.0,
             "compile": on,
             "optim.steps": 2,
             "out": str(tmp_path / f"run-{on}"),
@@ -246,5 +245,5 @@ def test_compiled_networks_train_alike(tiny_layer, tmp_path: Path, monkeypatch):
         rows.append(metrics(train(compose([layer], TrainConfig))))
     assert compiled == ["Generator", "MultiModalityDiscriminator"]
     for plain, fast in zip(*rows, strict=True):
-        for name in ("gan", "feature_matching", "contrast", "class_l1", "d_edge", "d_image"):
+        for name in ("gan", "feature_matching", "d_edge", "d_image"):
             assert float(fast[name]) == pytest.approx(float(plain[name]), rel=1e-3, abs=1e-4), name
