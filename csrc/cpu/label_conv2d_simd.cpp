@@ -217,7 +217,9 @@ void copy_along_row(const LabelChunk& c, const LabelTile& t, const E* values) {
       }
       if (p < outputs) {
         const int32_t first = c.rank[p];
-        const Int lane = (load_bits<Int>(c.rank + p) - first) & (kLanes - 1);  // some are beyond it
+        // Ranks beyond the last output are anything: bounded first, they cannot overflow.
+        const Int bounded = load_bits<Int>(c.rank + p) & (kLanes - 1);
+        const Int lane = (bounded - (first & (kLanes - 1))) & (kLanes - 1);
         store_some(y + p, permute(load(from + first), lane), outputs - p);
       }
     } else {

@@ -23,6 +23,7 @@ from accelerate.utils import (
 from torch import Tensor, nn
 
 from ecgan.errors import ConfigError
+from ecgan.training import rendezvous
 
 T = TypeVar("T")
 
@@ -36,6 +37,8 @@ class Processes:
     """
 
     def __init__(self, device: str = "cpu", timeout: float = 3600.0) -> None:
+        if dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1:
+            rendezvous.join("gloo" if device == "cpu" else "nccl", timedelta(seconds=timeout))
         self._accelerator = Accelerator(
             cpu=device == "cpu",
             # Precision is the training step's: it has two losses and two scales.

@@ -164,10 +164,6 @@ def test_torchrun_trains_b6_on_camvid(tiny_arguments, test_data, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "ECGAN_TEST_RESTART" not in os.environ,
-    reason="restarted processes sometimes hang while gloo connects them; set ECGAN_TEST_RESTART",
-)
 def test_after_the_death_of_a_process_torchrun_goes_on(tiny_arguments, b6_run, tmp_path):
     def arguments(name: str) -> list[str]:
         return [
