@@ -15,6 +15,8 @@ TORCH_FLAGS ?=
 JOBS ?= 2
 ISAS ?= all
 BIN := $(VENV)/bin
+# Python compiles what it imports; pip would compile all of 16000 files, which takes a minute.
+PIP := $(BIN)/pip install --quiet --no-compile
 NATIVE := $(shell find csrc -type f) setup.py pyproject.toml
 
 .PHONY: train test sanitize lint format clean
@@ -68,16 +70,16 @@ clean:
 $(VENV)/.torch:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip 'setuptools>=77' wheel
-	$(BIN)/pip install --quiet numpy '$(TORCH)' $(TORCH_FLAGS)
+	$(PIP) --upgrade pip 'setuptools>=77' wheel
+	$(PIP) numpy '$(TORCH)' $(TORCH_FLAGS)
 	touch $@
 
 $(VENV)/.train: $(VENV)/.torch $(NATIVE)
-	$(BIN)/pip install --quiet ninja 'pybind11>=2.13'
-	$(BIN)/pip install --quiet --no-build-isolation -e '.[train]'
+	$(PIP) ninja 'pybind11>=2.13'
+	$(PIP) --no-build-isolation -e '.[train]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.torch $(NATIVE)
-	$(BIN)/pip install --quiet ninja 'pybind11>=2.13'
-	$(BIN)/pip install --quiet --no-build-isolation -e '.[train,dev]'
+	$(PIP) ninja 'pybind11>=2.13'
+	$(PIP) --no-build-isolation -e '.[train,dev]'
 	touch $@ $(VENV)/.train

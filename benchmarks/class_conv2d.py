@@ -4,124 +4,128 @@ One layer is measured against the reference ("eager") and against the plain conv
 classes ("dense"), which is the floor: the same products, no gate. The decoder of ECGAN's
 class-specific branch, C = 64, 32, 16, 8, 3 channels, is measured against what it replaces: one pass
 of the shared decoder for each of N = 35 classes, masks put on again at every layer ("eager"), and
-the same over the classes that the label map holds ("present classes"). Forward and backward.
+the same over the classes that the label map holds ("present classes"). Its passes are not measured
+under torch.compile, which would unroll 35 decoders.
 
-Label maps are real ones where ECGAN_TEST_DATA names the data, else random blobs.
+Label maps are CamVid's where ECGAN_TEST_DATA names the data, else drawn areas.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from ecgan_kernels import class_conv2d
+from ecgan_kernels import class_conv2d, reference
 from torch import Tensor, nn
 
-from benchmarks.common import DEVICE, Recorder, interleaved, peak_bytes, seconds
+from benchmarks import common
+from benchmarks.common import (
+    DEVICE,
+    QUICK,
+    Recorder,
+    compare,
+    exact_convolutions,
+    implementations,
+    one_pass,
+    peak_bytes,
+    seconds,
+    sweep,
+)
+from benchmarks.layouts import camvid
 from ecgan.models.branches import SLOPE, stack
 
 CLASSES = 35
 CHANNELS = 64
-SIZES = [64, 128, 256]  # of a square image
-IMPLEMENTATIONS = ["cpu"] if DEVICE.type == "cpu" else ["cuda", "triton"]
+SIDES = [32, 64, 96, 128, 256]  # of a square image
+LAYERS = [
+    *[(side, torch.float32, "both") for side in SIDES],
+    (256, torch.float32, "forward"),
+    (256, torch.float32, "backward"),
+    (256, torch.bfloat16, "both"),
+]
+DECODERS = [*[(side, "both") for side in SIDES], (256, "forward"), (256, "backward")]
+COMPILED = common.compiled(reference.class_conv2d)
 
 
 @pytest.fixture(scope="module")
 def recorder() -> Iterator[Recorder]:
     recorder = Recorder("class_conv2d")
     yield recorder
-    recorder.write("case", "implementation", "dtype")
+    recorder.write()
 
 
-def label_map(size: int) -> tuple[Tensor, str]:
-    """Labels [1, size, size] in [0, CLASSES), and where they come from."""
-    folder = os.environ.get("ECGAN_TEST_DATA")
-    files = sorted(Path(folder, "camvid", "train", "labels").glob("*.png")) if folder else []
-    if files:
-        from PIL import Image
-
-        image = Image.open(files[0]).resize((size, size), Image.Resampling.NEAREST)
-        labels = torch.from_numpy(np.array(image)).long() % CLASSES
-        return labels[None].to(DEVICE), "camvid"
-    coarse = torch.randn(1, CLASSES, 8, 8)
-    blobs = F.interpolate(coarse, (size, size), mode="bicubic").argmax(1)
-    return blobs.to(DEVICE), "blobs"
+def label_map(side: int) -> tuple[Tensor, str]:
+    labels, maps = camvid(side, 1, CLASSES)
+    return (labels % CLASSES).to(DEVICE), maps
 
 
 def available() -> list[str]:
-    found = []
-    x, labels = torch.ones(1, 1, 1, 1, device=DEVICE), torch.zeros(1, 1, 1).long().to(DEVICE)
-    for impl in IMPLEMENTATIONS:
-        try:
-            class_conv2d(x, labels, torch.ones(1, 1, 3, 3, device=DEVICE), impl=impl)
-        except RuntimeError:  # not built here: the rows say what was measured
-            continue
-        found.append(impl)
-    return found or pytest.skip("no compiled implementation is built here")
+    x, labels = torch.ones(1, 1, 1, 1, device=DEVICE), torch.zeros(1, 1, 1, device=DEVICE).long()
+    weight = torch.ones(1, 1, 3, 3, device=DEVICE)
+    return implementations(lambda impl: class_conv2d(x, labels, weight, impl=impl))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("size", SIZES)
-def test_layer(size, dtype, benchmark, recorder):
+@pytest.mark.parametrize(("side", "dtype", "direction"), sweep(LAYERS))
+def test_layer(side, dtype, direction, benchmark, recorder):
     torch.manual_seed(0)
-    if dtype != torch.float32 and size != SIZES[-1]:
-        pytest.skip("half types at the largest size only")
     outputs = CHANNELS // 2
-    labels, source = label_map(size)
-    x = torch.randn(1, CHANNELS, size, size, device=DEVICE).to(dtype).requires_grad_()
+    labels, maps = label_map(side)
+    x = torch.randn(1, CHANNELS, side, side, device=DEVICE).to(dtype).requires_grad_()
     weight = torch.randn(outputs, CHANNELS, 3, 3, device=DEVICE).div(24).to(dtype).requires_grad_()
     bias = torch.randn(outputs, device=DEVICE).to(dtype).requires_grad_()
-    grad = torch.randn(1, outputs, size, size, device=DEVICE).to(dtype)
+    grad = torch.randn(1, outputs, side, side, device=DEVICE).to(dtype)
+    inputs = (x, weight, bias)
 
     # In float32 on a CPU, few of which have units for half types: there eager takes seconds.
     floor_dtype = torch.float32 if DEVICE.type == "cpu" else dtype
-    dense_inputs = [t.detach().to(floor_dtype).requires_grad_() for t in (x, weight, bias)]
+    dense_inputs = [t.detach().to(floor_dtype).requires_grad_() for t in inputs]
+    dense = partial(F.conv2d, *dense_inputs, padding=1)
+    dense_pass = one_pass(dense, dense_inputs, (grad.to(floor_dtype),), direction)
 
-    def step(impl: str) -> tuple[Tensor, ...]:
-        if impl == "dense":
-            y = F.conv2d(*dense_inputs, padding=1)
-            gradients = torch.autograd.grad(y, dense_inputs, grad.to(y.dtype))
-            return y.detach(), *gradients
-        y = class_conv2d(x, labels, weight, bias, impl=impl)
-        return y.detach(), *torch.autograd.grad(y, (x, weight, bias), grad)
-
-    names = available()
-    candidates = {"eager": partial(step, "reference"), "dense": partial(step, "dense")}
-    candidates |= {name: partial(step, name) for name in names}
-    times = interleaved(benchmark, candidates, names[0], budget=4)
-    want = step("reference")
+    known = available()
+    functions = {"eager": lambda: class_conv2d(x, labels, weight, bias, impl="reference")}
+    if COMPILED and dtype == torch.float32:
+        functions["torch.compile"] = lambda: COMPILED(x, labels, weight, bias)
+    for impl in known:
+        functions[impl] = lambda impl=impl: class_conv2d(x, labels, weight, bias, impl=impl)
     loose = 1e-4 if dtype == torch.float32 else 5e-2
-    for name in names:
-        for got, expected in zip(step(name), want, strict=True):
+
+    def check(name, found, want):
+        for got, expected in zip(found, want, strict=True):
             limit = loose * expected.abs().max().item()
-            torch.testing.assert_close(got, expected, rtol=0, atol=limit)
-    recorder.add(
-        times,
-        {name: peak_bytes(function) for name, function in candidates.items()},
-        # The recorder's floor is of bytes; this many take as long as the plain convolution.
-        moved=int(statistics.median(times["dense"]) * recorder.bandwidth),
-        elements=size * size,
-        case="layer",
-        labels=source,
-        dtype=str(dtype).removeprefix("torch."),
+            torch.testing.assert_close(
+                got, expected, rtol=0, atol=limit, msg=lambda m: f"{name}: {m}"
+            )
+
+    compare(
+        benchmark,
+        recorder,
+        functions,
+        inputs,
+        (grad,),
+        ours=known[0],
+        elements=side * side,
+        floor="dense",
+        direction=direction,
+        case={"what": "layer", "dtype": str(dtype).removeprefix("torch."), "maps": maps},
+        check=check,
+        beside={"dense": dense_pass},
+        budget=4.0,
     )
 
 
-def one_pass(x: Tensor, labels: Tensor, convs: nn.ModuleList, impl: str) -> Tensor:
+def in_one_pass(x: Tensor, labels: Tensor, convs: nn.ModuleList, impl: str) -> Tensor:
     for level, conv in enumerate(convs):
         slope = SLOPE if level > 0 else None
         x = class_conv2d(x, labels, conv.weight, conv.bias, negative_slope=slope, impl=impl)
     return x
 
 
-def dense(x: Tensor, labels: Tensor, convs: nn.ModuleList) -> Tensor:
+def without_classes(x: Tensor, convs: nn.ModuleList) -> Tensor:
     """The decoder without classes: the floor."""
     for level, conv in enumerate(convs):
         x = conv(F.leaky_relu(x, SLOPE) if level > 0 else x)
@@ -141,51 +145,46 @@ def n_passes(x: Tensor, labels: Tensor, convs: nn.ModuleList, present: bool) -> 
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("size", SIZES)
-def test_decoder(size, benchmark, recorder):
+@pytest.mark.parametrize(("side", "direction"), sweep(DECODERS))
+def test_decoder(side, direction, benchmark, recorder):
     torch.manual_seed(0)
-    labels, source = label_map(size)
+    labels, maps = label_map(side)
     convs = stack(CHANNELS).to(DEVICE)
-    x = torch.randn(1, CHANNELS, size, size, device=DEVICE, requires_grad=True)
-    grad = torch.randn(1, 3, size, size, device=DEVICE)
-    parameters = list(convs.parameters())
-
-    def step(decode) -> tuple[Tensor, ...]:
-        y = decode(x, labels, convs)
-        return y.detach(), *torch.autograd.grad(y, (x, *parameters), grad)
-
-    names = available()
-    slow = {
-        "eager": lambda: step(partial(n_passes, present=False)),
-        "present classes": lambda: step(partial(n_passes, present=True)),
+    x = torch.randn(1, CHANNELS, side, side, device=DEVICE, requires_grad=True)
+    grad = torch.randn(1, 3, side, side, device=DEVICE)
+    known = available()
+    functions = {
+        "eager": lambda: n_passes(x, labels, convs, present=False),
+        "present classes": lambda: n_passes(x, labels, convs, present=True),
+        "dense": lambda: without_classes(x, convs),
     }
-    fast = {name: lambda impl=name: step(partial(one_pass, impl=impl)) for name in names}
-    fast["dense"] = lambda: step(dense)
+    for impl in known:
+        functions[impl] = lambda impl=impl: in_one_pass(x, labels, convs, impl)
+    inputs = [x, *convs.parameters()]
+    passes = {name: one_pass(f, inputs, (grad,), direction) for name, f in functions.items()}
     # A round of all is dominated by N passes; the fast ones take ten turns in each.
-    times: dict[str, list[float]] = {name: [] for name in (*slow, *fast)}
-    for function in (*slow.values(), *fast.values()):
+    times: dict[str, list[float]] = {name: [] for name in passes}
+    for function in passes.values():
         function()
-    rounds = 3 if size == SIZES[-1] else 5
-    for _ in range(rounds):
-        for name, function in slow.items():
-            times[name].append(seconds(function))
+    for _ in range(1 if QUICK else 3 if side == SIDES[-1] else 5):
+        for name in ("eager", "present classes"):
+            times[name].append(seconds(passes[name]))
         for _ in range(10):
-            for name, function in fast.items():
-                times[name].append(seconds(function))
-    benchmark.pedantic(fast[names[0]], rounds=2)
-    want = slow["eager"]()
-    for name in ("present classes", *names):
-        for got, expected in zip((slow | fast)[name](), want, strict=True):
+            for name in ("dense", *known):
+                times[name].append(seconds(passes[name]))
+    benchmark.pedantic(passes[known[0]], rounds=2)
+    with exact_convolutions():
+        results = {name: function() for name, function in passes.items()}
+    for name in ("present classes", *known):
+        for got, expected in zip(results[name], results["eager"], strict=True):
             # As a whole: where LeakyReLU's kink is a rounding away, single gradients part.
-            assert (got - expected).norm() <= 1e-2 * expected.norm()
+            assert (got - expected).norm() <= 1e-2 * expected.norm(), name
     recorder.add(
         times,
-        {name: peak_bytes(function) for name, function in (slow | fast).items()},
-        moved=int(statistics.median(times["dense"]) * recorder.bandwidth),
-        elements=size * size,
-        case="decoder",
-        labels=source,
-        classes=CLASSES,
-        present=int(labels.unique().numel()),
-        dtype="float32",
+        {name: peak_bytes(function) for name, function in passes.items()},
+        statistics.median(times["dense"]),
+        side * side,
+        case={"what": "decoder", "dtype": "float32", "maps": maps, "classes": CLASSES},
+        direction=direction,
+        notes={"present": int(labels.unique().numel())},
     )

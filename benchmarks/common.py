@@ -1,49 +1,103 @@
-"""What the operators' benchmarks share: interleaved timing, peak memory, the floor, result rows.
+"""What the operators' benchmarks share: interleaved timing, peak memory, forward and backward.
 
 The rules of measuring: all candidates take turns in one process on the same inputs, so that a
-ratio holds whatever else the machine does; a time is a median with its quartiles; the floor is what
-moving the bytes at the copy bandwidth of the same run would take.
+ratio holds whatever else the machine does; a time is a median with its quartiles; what was timed is
+compared with eager's result.
+
+ECGAN_BENCHMARK_QUICK=1 measures the smallest size a few times, to see that everything runs.
 """
 
 from __future__ import annotations
 
-import datetime
 import json
-import math
 import os
-import platform
 import statistics
-import subprocess
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import pytest
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-ROOT = Path(__file__).parents[1]
-RESULTS = Path(os.environ.get("ECGAN_BENCHMARK_RESULTS", ROOT / "benchmarks" / "results"))
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+from benchmarks.record import DEVICE, Recorder, seconds, synchronize
 
+QUICK = os.environ.get("ECGAN_BENCHMARK_QUICK", "") not in ("", "0")
+IMPLEMENTATIONS = ["cpu"] if DEVICE.type == "cpu" else ["cuda", "triton"]
+DIRECTIONS = ("both", "forward", "backward")
+
+torch._functorch.config.donated_buffer = False  # or no backward pass could be timed by itself
+
+T = TypeVar("T")
+Tensors = tuple[Tensor, ...]
 Candidates = dict[str, Callable[[], Any]]
+Functions = dict[str, Callable[[], "Tensor | Tensors"]]
+Times = dict[str, list[float]]
 
 
-def synchronize() -> None:
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
+def sweep(values: Sequence[T]) -> list[T]:
+    """The values to measure: all, or the first in a quick run."""
+    return list(values[:1] if QUICK else values)
 
 
-def seconds(function: Callable[[], Any]) -> float:
-    synchronize()
-    start = time.perf_counter()
-    function()
-    synchronize()
-    return time.perf_counter() - start
+def compiled(function: Callable[..., Any]) -> Callable[..., Any] | None:
+    """The function under torch.compile; none in a quick run, since that takes its time."""
+    return None if QUICK else torch.compile(function, dynamic=True)
 
 
-def interleaved(benchmark: Any, candidates: Candidates, ours: str, budget: float = 1.0) -> dict:
+def implementations(probe: Callable[[str], Any]) -> list[str]:
+    """Compiled implementations that run here, by a small call; skips the benchmark without any."""
+    found = []
+    for impl in IMPLEMENTATIONS:
+        try:
+            probe(impl)
+        except RuntimeError:  # not built here: the rows say what was measured
+            continue
+        found.append(impl)
+    return found or pytest.skip("no compiled implementation is built here")
+
+
+def one_pass(
+    function: Callable[[], Tensor | Tensors],
+    inputs: Sequence[Tensor],
+    grads: Sequence[Tensor] | None,
+    direction: str,
+) -> Callable[[], Tensors]:
+    """What one direction of a function computes, to be timed.
+
+    Args:
+        function: gives the outputs.
+        inputs: tensors whose gradients are wanted.
+        grads: gradients of the outputs; None for a scalar.
+        direction: ``forward`` (without a graph), ``backward`` or ``both``.
+    """
+
+    def outputs() -> Tensors:
+        found = function()
+        return found if isinstance(found, tuple) else (found,)
+
+    def forward() -> Tensors:
+        with torch.no_grad():
+            return outputs()
+
+    def both() -> Tensors:
+        outs = outputs()
+        return *(out.detach() for out in outs), *torch.autograd.grad(outs, inputs, grads)
+
+    if direction == "forward":
+        return forward
+    if direction == "both":
+        return both
+    outs = outputs()
+    return lambda: torch.autograd.grad(outs, inputs, grads, retain_graph=True)
+
+
+def interleaved(
+    benchmark: Any, candidates: Candidates, ours: str, budget: float = 1.0, least: int = 5
+) -> Times:
     """Times the candidates in turns: each round runs every one once.
 
     pytest-benchmark times ``ours``; the others run in the set-up of each of its rounds.
@@ -53,14 +107,17 @@ def interleaved(benchmark: Any, candidates: Candidates, ours: str, budget: float
         candidates: Functions by name, which return their result.
         ours: The name that pytest-benchmark's own table shows.
         budget: Seconds to spend, roughly.
+        least: Rounds whatever they take; three where a round takes over three seconds.
 
     Returns:
         Seconds of each round, by name.
     """
-    for _ in range(2):  # warm-up: compilation, caches, allocator
-        once = sum(seconds(function) for function in candidates.values())
-    rounds = max(5, min(100, int(budget / once)))
-    times: dict[str, list[float]] = {name: [] for name in candidates}
+    # Warm-up: compilation, caches, allocator.
+    once = sum([seconds(function) for function in candidates.values()])
+    if once < 3:
+        once = sum([seconds(function) for function in candidates.values()])
+    rounds = 2 if QUICK else max(least if once < 3 else 3, min(100, int(budget / once)))
+    times: Times = {name: [] for name in candidates}
 
     def others() -> None:
         for name, function in candidates.items():
@@ -72,6 +129,85 @@ def interleaved(benchmark: Any, candidates: Candidates, ours: str, budget: float
 
     benchmark.pedantic(mine, setup=others, rounds=rounds, iterations=1)
     return times
+
+
+def compare(
+    benchmark: Any,
+    recorder: Recorder,
+    functions: Functions,
+    inputs: Sequence[Tensor],
+    grads: Sequence[Tensor] | None,
+    *,
+    ours: str,
+    elements: int,
+    floor: float | str | None,
+    direction: str = "both",
+    case: dict[str, Any],
+    notes: dict[str, Any] | None = None,
+    check: Callable[[str, Tensors, Tensors], None] | None = None,
+    oracle: str = "eager",
+    beside: Candidates | None = None,
+    budget: float = 1.0,
+) -> None:
+    """Measures functions of the same inputs against each other and writes their rows.
+
+    Args:
+        benchmark: pytest-benchmark's fixture.
+        recorder: takes the rows.
+        functions: by name; each gives the same outputs.
+        inputs: tensors whose gradients are wanted.
+        grads: gradients of the outputs; None for a scalar.
+        ours: The name that pytest-benchmark's own table shows.
+        elements: size of the case, for the growth.
+        floor: seconds that no implementation can beat, or the name of what stands for that.
+        direction: what is timed.
+        case: what tells this series of sizes from others.
+        notes: what else is worth knowing of this size.
+        check: compares a name's results with the oracle's; raises where they differ.
+        oracle: name of the function that the others are compared with.
+        beside: further things to time, without gradients, unchecked.
+        budget: Seconds to spend, roughly.
+    """
+    candidates: Candidates = {
+        name: one_pass(function, inputs, grads, direction) for name, function in functions.items()
+    }
+    candidates |= beside or {}
+    times = interleaved(benchmark, candidates, ours, budget)
+    peaks = {name: peak_bytes(function) for name, function in candidates.items()}
+    with exact_convolutions():
+        results = {name: candidates[name]() for name in functions}
+    for name, found in results.items():
+        (check or close())(name, found, results[oracle])
+    if isinstance(floor, str):
+        floor = statistics.median(times[floor])
+    recorder.add(times, peaks, floor, elements, case=case, direction=direction, notes=notes)
+    recorder.write()  # what is measured stays, should time run out for the rest
+
+
+@contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Within, convolutions of float32 are that, to compare with.
+
+    They are timed as torch ships them, which on a GPU is in TF32.
+    """
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def close(rtol: float = 1e-4, atol: float = 1e-5) -> Callable[[str, Tensors, Tensors], None]:
+    """A check with tolerances."""
+
+    def check(name: str, found: Tensors, want: Tensors) -> None:
+        for got, expected in zip(found, want, strict=True):
+            torch.testing.assert_close(
+                got, expected, rtol=rtol, atol=atol, msg=lambda text: f"{name}: {text}"
+            )
+
+    return check
 
 
 def peak_bytes(function: Callable[[], Any]) -> int:
@@ -96,121 +232,3 @@ def peak_bytes(function: Callable[[], Any]) -> int:
         now += event["args"]["Bytes"]
         peak = max(peak, now)
     return peak
-
-
-def copy_bandwidth() -> float:
-    """Bytes a second, read and written, of copying a tensor far larger than any cache."""
-    source = torch.randn(1 << 26, device=DEVICE)
-    target = torch.empty_like(source)
-    target.copy_(source)
-    times = [seconds(lambda: target.copy_(source)) for _ in range(9)]
-    return 2 * source.nbytes / statistics.median(times)
-
-
-def device_name() -> str:
-    if DEVICE.type == "cuda":
-        return torch.cuda.get_device_name()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "CPU")
-
-
-def commit() -> str | None:
-    """The commit measured, with "+" where tracked files differ from it; None without one."""
-    git = ("git", "-C", str(ROOT))
-    head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
-    if head.returncode != 0:
-        return None
-    clean = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True).returncode == 0
-    return head.stdout.strip() + ("" if clean else "+")
-
-
-class Recorder:
-    """Collects one operator's rows and writes them as JSON when its benchmarks end."""
-
-    def __init__(self, operator: str) -> None:
-        self.operator = operator
-        self.bandwidth = copy_bandwidth()
-        self.rows: list[dict] = []
-
-    def add(
-        self,
-        times: dict[str, list[float]],
-        peaks: dict[str, int],
-        moved: int | None,
-        elements: int,
-        **case: Any,
-    ) -> None:
-        """Adds a row for each candidate.
-
-        Args:
-            times: Seconds of each round, by candidate; "eager" is what ratios are taken to.
-            peaks: Peak bytes by candidate.
-            moved: Bytes that any implementation has to read and write; None: no such floor.
-            elements: Size of the case, for the growth.
-            case: What else tells this case from others.
-        """
-        eager = statistics.median(times["eager"])
-        floor = None if moved is None else moved / self.bandwidth
-        for name, samples in times.items():
-            low, median, high = statistics.quantiles(samples, n=4)
-            self.rows.append(
-                {
-                    **case,
-                    "implementation": name,
-                    "elements": elements,
-                    "rounds": len(samples),
-                    "seconds": {"median": median, "quartiles": [low, high]},
-                    "times_faster_than_eager": eager / median,
-                    "times_the_floor": None if floor is None else median / floor,
-                    "floor_seconds": floor,
-                    "peak_bytes": peaks[name],
-                }
-            )
-
-    def growth(self, *keys: str) -> list[dict]:
-        """Log-log slopes of time and memory over elements, for rows alike in ``keys``."""
-        groups: dict[tuple, list[dict]] = {}
-        for row in self.rows:
-            groups.setdefault(tuple(row[key] for key in keys), []).append(row)
-
-        def slope(points: list[tuple[float, float]]) -> float:
-            x, y = zip(*((math.log(a), math.log(max(b, 1e-12))) for a, b in points), strict=True)
-            return statistics.linear_regression(x, y).slope
-
-        return [
-            {
-                **dict(zip(keys, group, strict=True)),
-                "seconds": slope([(r["elements"], r["seconds"]["median"]) for r in rows]),
-                "peak_bytes": slope([(r["elements"], r["peak_bytes"]) for r in rows]),
-            }
-            for group, rows in groups.items()
-            if len({row["elements"] for row in rows}) > 1
-        ]
-
-    def write(self, *growth_keys: str) -> Path:
-        """Writes ``<operator>-<device>.json`` into the results folder."""
-        name = "cpu" if DEVICE.type == "cpu" else device_name().lower().replace(" ", "-")
-        environment: dict[str, Any] = {
-            "device": device_name(),
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "cuda": torch.version.cuda,
-            "load_average": [round(load, 1) for load in os.getloadavg()],
-            "commit": commit(),
-            "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-            "copy_bytes_per_second": self.bandwidth,
-        }
-        content = {
-            "operator": self.operator,
-            "environment": environment,
-            "rows": self.rows,
-            "growth": self.growth(*growth_keys),
-        }
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        path = RESULTS / f"{self.operator}-{name}.json"
-        path.write_text(json.dumps(content, indent=1) + "\n")
-        return path

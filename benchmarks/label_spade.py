@@ -1,7 +1,7 @@
 """nn.LabelSPADE against the published layer in eager PyTorch: `pytest benchmarks/label_spade.py`.
 
-Real label maps of ECGAN_TEST_DATA's coco_stuff, else random blobs; N = 183, a batch of 4, forward
-and backward. Eager is SPADE as published: the one-hot map resized, normalisation, three
+COCO-Stuff's label maps where ECGAN_TEST_DATA names them, else drawn areas; N = 183, a batch of 4,
+64 channels. Eager is SPADE as published: the one-hot map resized, normalisation, three
 convolutions, modulation, LeakyReLU; its one-hot map of the full resolution is made beforehand.
 "index included" finds the distinct neighbourhoods in each pass, "index prepared" beforehand, as a
 data-loading worker does. The floor is what the map has to move: x read and y written forward, x and
@@ -10,9 +10,7 @@ its gradient's two read and written backward.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,26 +19,22 @@ from ecgan_kernels import LabelIndex
 from ecgan_kernels.nn import LabelSPADE
 from torch import Tensor, nn
 
-from benchmarks.common import DEVICE, Recorder, interleaved, peak_bytes
+from benchmarks import common
+from benchmarks.common import DEVICE, Recorder, compare, sweep
+from benchmarks.layouts import coco_stuff
 
 CLASSES, BATCH, CHANNELS = 183, 4, 64
-SIZES = [64, 128, 256]
-
-
-def label_maps(size: int) -> tuple[str, Tensor]:
-    """Where the maps come from, and the maps [4, size, size]; 182 is void."""
-    folder = Path(os.environ.get("ECGAN_TEST_DATA", "")) / "coco_stuff" / "val_label"
-    files = sorted(folder.glob("*.png"))[:BATCH]
-    if len(files) == BATCH:
-        np, image = pytest.importorskip("numpy"), pytest.importorskip("PIL.Image")
-        maps = [np.array(image.open(file).resize((size, size), 0)) for file in files]
-        return "coco_stuff", torch.from_numpy(np.stack(maps)).long().clamp(max=CLASSES - 1)
-    coarse = torch.randn(BATCH, CLASSES, 8, 8)
-    return "blobs", F.interpolate(coarse, size=(size, size), mode="bicubic").argmax(1)
+CASES = [
+    *[(size, "instance", "both") for size in (32, 64, 96, 128, 256)],
+    (256, "instance", "forward"),
+    (256, "instance", "backward"),
+    (256, "batch", "both"),
+]
+TENSORS_MOVED = {"forward": 2, "backward": 3, "both": 5}
 
 
 class Published(nn.Module):
-    """SPADE as its authors wrote it, on the weights of a LabelSPADE."""
+    """SPADE as its authors describe it, on the weights of a LabelSPADE."""
 
     def __init__(self, layer: LabelSPADE) -> None:
         super().__init__()
@@ -59,51 +53,51 @@ class Published(nn.Module):
 def recorder() -> Iterator[Recorder]:
     recorder = Recorder("label_spade")
     yield recorder
-    recorder.write("implementation", "norm")
+    recorder.write()
 
 
-CASES = [(size, "instance") for size in SIZES] + [(SIZES[-1], "batch")]
+def check(name, found, want):
+    for ours, theirs in zip(found, want, strict=True):
+        # Sums over 10^5 pixels in another order, relative to the largest.
+        assert (ours - theirs).abs().max() <= 2e-4 * theirs.abs().max() + 1e-5, name
 
 
 @pytest.mark.timeout(1800)  # eager takes seconds, at 256 x 256 on a CPU
-@pytest.mark.parametrize(("size", "norm"), CASES)
-def test_label_spade(size, norm, benchmark, recorder):
+@pytest.mark.parametrize(("size", "norm", "direction"), sweep(CASES))
+def test_label_spade(size, norm, direction, benchmark, recorder):
     torch.manual_seed(0)
-    source, labels = label_maps(size)
-    labels = labels.to(DEVICE)
+    labels, maps = coco_stuff(size, BATCH, CLASSES)
+    labels = labels.clamp(max=CLASSES - 1).to(DEVICE)
     layer = LabelSPADE(CHANNELS, CLASSES, norm=norm, negative_slope=0.2).to(DEVICE)
     published = Published(layer)
     segmap = F.one_hot(labels, CLASSES).permute(0, 3, 1, 2).float().contiguous()
     prepared = LabelIndex(labels, CLASSES).prepare([(size, size)])
     x = torch.randn(BATCH, CHANNELS, size, size, device=DEVICE, requires_grad=True)
-    grad = torch.randn_like(x)
-    wanted = [x, *layer.parameters()]
-
-    def both(out: Tensor) -> list[Tensor]:
-        return [out, *torch.autograd.grad(out, wanted, grad)]
-
-    candidates = {
-        "eager": lambda: both(published(x, segmap)),
-        "index included": lambda: both(layer(x, LabelIndex(labels, CLASSES))),
-        "index prepared": lambda: both(layer(x, prepared)),
-        "index alone": lambda: LabelIndex(labels, CLASSES).nested(3),
+    functions = {
+        "eager": lambda: published(x, segmap),
+        "index included": lambda: layer(x, LabelIndex(labels, CLASSES)),
+        "index prepared": lambda: layer(x, prepared),
     }
-    times = interleaved(benchmark, candidates, "index included", budget=4.0)
-    peaks = {name: peak_bytes(function) for name, function in candidates.items()}
-    expected = candidates["eager"]()
-    for name in ("index included", "index prepared"):
-        for ours, theirs in zip(candidates[name](), expected, strict=True):
-            # Sums over 10^5 pixels in another order, relative to the largest.
-            assert (ours - theirs).abs().max() <= 2e-4 * theirs.abs().max() + 1e-5, name
+    if size == 256 and (faster := common.compiled(published)):
+        functions["torch.compile"] = lambda: faster(x, segmap)
     places = prepared.nested(3)
-    recorder.add(
-        times,
-        peaks,
-        moved=5 * x.nbytes,
+    compare(
+        benchmark,
+        recorder,
+        functions,
+        [x, *layer.parameters()],
+        (torch.randn_like(x),),
+        ours="index included",
         elements=x.numel(),
-        shape=list(x.shape),
-        norm=norm,
-        labels=source,
-        patches=len(places.patches),
-        neighbourhoods=len(places.members),
+        floor=TENSORS_MOVED[direction] * x.nbytes / recorder.bandwidth,
+        direction=direction,
+        case={"norm": norm, "maps": maps, "classes": CLASSES},
+        notes={
+            "shape": list(x.shape),
+            "patches": len(places.patches),
+            "neighbourhoods": len(places.members),
+        },
+        check=check,
+        beside={"index alone": lambda: LabelIndex(labels, CLASSES).nested(3)},
+        budget=4.0,
     )

@@ -1,13 +1,14 @@
-"""pixel_contrast against eager and torch.compile: `pytest benchmarks/pixel_contrast.py`.
+"""pixel_contrast against eager, torch.compile, KeOps: `pytest benchmarks/pixel_contrast.py`.
 
 Loss and gradient of P anchors of D = 64 numbers and 20 classes in float32, which are the contrast
 set too. The floor is that of operations: the Gram product over half of the pairs twice and the
 product for the gradient over all, at the rate of a 2048 x 2048 matrix product in the same run.
+KeOps (`pip install pykeops`) joins at one size where it is installed. Ours computes the gradient
+with the loss, so "backward" is a product with a number.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator
 
 import pytest
@@ -16,31 +17,33 @@ import torch.nn.functional as F
 from ecgan_kernels import pixel_contrast, reference
 from torch import Tensor
 
-from benchmarks.common import DEVICE, Candidates, Recorder, interleaved, peak_bytes, seconds
+from benchmarks import common
+from benchmarks.common import DEVICE, Recorder, close, compare, implementations, sweep
+
+try:
+    from pykeops.torch import LazyTensor
+except ImportError:
+    LazyTensor = None
 
 DIM, CLASSES = 64, 20
-EAGER_SIZES = [1024, 2048, 4096, 8192]
+EAGER_SIZES = [512, 1024, 2048, 4096, 8192]
+KEOPS_SIZE = 2048
 FUSED_SIZES = [16384, 32768]
-IMPLEMENTATIONS = ["cpu"] if DEVICE.type == "cpu" else ["cuda", "triton"]
-
-
-def matmul_rate() -> float:
-    """Floating-point operations a second of a float32 matrix product."""
-    a, b = (torch.randn(2048, 2048, device=DEVICE) for _ in range(2))
-    times = [seconds(lambda: a @ b) for _ in range(9)]
-    return 2 * 2048**3 / statistics.median(times[2:])
+CASES = [
+    *[(anchors, 0.07, "both") for anchors in EAGER_SIZES + FUSED_SIZES],
+    (EAGER_SIZES[-1], 0.07, "forward"),
+    (EAGER_SIZES[-1], 0.07, "backward"),
+    (EAGER_SIZES[-1], 0.01, "both"),
+]
+# Operations over pairs x D.
+PRODUCTS = {"forward": 2, "backward": 2, "both": 4}
 
 
 @pytest.fixture(scope="module")
 def recorder() -> Iterator[Recorder]:
     recorder = Recorder("pixel_contrast")
-    recorder.matmul_rate = matmul_rate()
     yield recorder
-    recorder.write("implementation", "temperature")
-
-
-def floor_seconds(recorder: Recorder, anchors: int) -> float:
-    return 4 * anchors**2 * DIM / recorder.matmul_rate
+    recorder.write()
 
 
 def eager(z: Tensor, labels: Tensor, temperature: float) -> Tensor:
@@ -54,90 +57,54 @@ def eager(z: Tensor, labels: Tensor, temperature: float) -> Tensor:
     return (terms.sum(1) / positive.sum(1)).mean()
 
 
-compiled = torch.compile(eager, dynamic=True)
+COMPILED = common.compiled(eager)
 
 
-def make_candidates(anchors: int, temperature: float) -> tuple[Candidates, int]:
+def keops(z: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    z = F.normalize(z, dim=1)
+    flat = labels.reshape(-1, 1).to(z.dtype)
+    s = (LazyTensor(z[:, None]) * LazyTensor(z[None])).sum(-1) / temperature
+    differ = (LazyTensor(flat[:, None]) - LazyTensor(flat[None])).abs().sign()
+    negatives = (s - 1e4 * (1 - differ)).logsumexp(1)
+    x = LazyTensor(negatives[:, None]) - s
+    softplus = x.relu() + (1 + (-x.abs()).exp()).log()
+    # Each anchor is its own class too, and no positive of itself.
+    own = F.softplus(negatives[:, 0] - (z * z).sum(1) / temperature)
+    count = torch.bincount(labels)[labels] - 1
+    return (((softplus * (1 - differ)).sum(1)[:, 0] - own) / count).mean()
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("anchors", "temperature", "direction"), sweep(CASES))
+def test_pixel_contrast(anchors, temperature, direction, benchmark, recorder):
     torch.manual_seed(0)
     embeddings = torch.randn(anchors, DIM, device=DEVICE, requires_grad=True)
     labels = torch.randint(0, CLASSES, (anchors,), device=DEVICE)
+    options = {"temperature": temperature}
+    known = implementations(lambda i: pixel_contrast(embeddings[:2], labels[:2], impl=i))
     functions = {}
     if anchors <= EAGER_SIZES[-1]:
-        functions = {
-            "eager": eager,
-            "reference": reference.pixel_contrast,  # by blocks of rows, which stay in cache
-            "torch.compile": compiled,
-        }
-    for impl in IMPLEMENTATIONS:
-        try:
-            pixel_contrast(embeddings[:2], labels[:2], impl=impl)
-        except RuntimeError:  # not built here: the rows say what was measured
-            continue
-        functions[impl] = lambda *args, impl=impl, **kw: pixel_contrast(*args, impl=impl, **kw)
-
-    def step(function):
-        loss = function(embeddings, labels, temperature=temperature)
-        return loss.detach(), *torch.autograd.grad(loss, embeddings)
-
-    candidates = {name: lambda f=function: step(f) for name, function in functions.items()}
-    return candidates, embeddings.nbytes
-
-
-def first_fused(candidates: Candidates) -> str:
-    ours = next((impl for impl in IMPLEMENTATIONS if impl in candidates), None)
-    if ours is None:
-        pytest.skip("no compiled implementation is built here")
-    return ours
-
-
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize(
-    ("anchors", "temperature"), [*((n, 0.07) for n in EAGER_SIZES), (EAGER_SIZES[-1], 0.01)]
-)
-def test_against_eager(anchors, temperature, benchmark, recorder):
-    candidates, input_bytes = make_candidates(anchors, temperature)
-    ours = first_fused(candidates)
-    times = interleaved(benchmark, candidates, ours)
-    peaks = {name: peak_bytes(function) for name, function in candidates.items()}
-    want = candidates["reference"]()
-    for name, function in candidates.items():
-        for got, expected in zip(function(), want, strict=True):
-            torch.testing.assert_close(
-                got, expected, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
-            )
-    recorder.add(
-        times,
-        peaks,
-        # The recorder's floor is of bytes; this many take as long as the operations.
-        moved=int(floor_seconds(recorder, anchors) * recorder.bandwidth),
+        functions["eager"] = lambda: eager(embeddings, labels, temperature)
+        # By blocks of rows, which stay in cache.
+        functions["reference"] = lambda: reference.pixel_contrast(embeddings, labels, **options)
+        if COMPILED:
+            functions["torch.compile"] = lambda: COMPILED(embeddings, labels, temperature)
+        if LazyTensor is not None and anchors == KEOPS_SIZE:
+            functions["keops"] = lambda: keops(embeddings, labels, temperature)
+    for impl in known:
+        functions[impl] = lambda i=impl: pixel_contrast(embeddings, labels, impl=i, **options)
+    compare(
+        benchmark,
+        recorder,
+        functions,
+        (embeddings,),
+        None,
+        ours=known[0],
         elements=anchors,
-        dim=DIM,
-        temperature=temperature,
-        input_bytes=input_bytes,
-    )
-
-
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("anchors", FUSED_SIZES)
-def test_beyond_eager(anchors, benchmark, recorder):
-    candidates, input_bytes = make_candidates(anchors, 0.07)
-    ours = first_fused(candidates)
-    times: list[float] = []
-    benchmark.pedantic(lambda: times.append(seconds(candidates[ours])), rounds=5)
-    low, median, high = statistics.quantiles(times, n=4)
-    floor = floor_seconds(recorder, anchors)
-    recorder.rows.append(
-        {
-            "dim": DIM,
-            "temperature": 0.07,
-            "input_bytes": input_bytes,
-            "implementation": ours,
-            "elements": anchors,
-            "rounds": len(times),
-            "seconds": {"median": median, "quartiles": [low, high]},
-            "times_faster_than_eager": None,  # which would need some twelve P x P matrices
-            "times_the_floor": median / floor,
-            "floor_seconds": floor,
-            "peak_bytes": peak_bytes(candidates[ours]),
-        }
+        floor=PRODUCTS[direction] * anchors**2 * DIM / recorder.matmul_rate,
+        direction=direction,
+        case={"dim": DIM, "temperature": temperature},
+        notes={"input_bytes": embeddings.nbytes},
+        check=close(1e-4, 1e-6),
+        oracle="reference" if "reference" in functions else known[0],
     )

@@ -32,6 +32,7 @@ _COMMANDS = {
     "report": ("ecgan.cli.report", "make one HTML page of a run: curves, samples, settings"),
     "figures": ("ecgan.cli.figures", "draw the paper's figures from a run"),
     "study": ("ecgan.cli.study", "make an A/B preference page of two result folders, or score it"),
+    "bench": ("ecgan.cli.bench", "measure the operators, or draw what was measured"),
     "info": ("ecgan.cli.info", "show what is installed, built and used on this machine"),
 }
 # Modules of the extra `train`; without them only `ecgan info` runs.

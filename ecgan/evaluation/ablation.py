@@ -52,7 +52,8 @@ class Cell:
         text = show(self.mean, self.unit)
         if self.deviation is None:
             return text
-        return f"{text} {plus_minus} {show(self.deviation, self.unit)}"
+        decimals = len(text.partition(".")[2])
+        return f"{text} {plus_minus} {self.deviation:.{decimals}f}"
 
 
 @dataclass
@@ -117,7 +118,7 @@ def read_ablation(
                     "it: evaluate all runs anew"
                 )
             _add(row, name, number["value"], number["unit"], number["higher_is_better"])
-        _add(row, "minutes", _minutes(training[preset, seed]), "", False)
+        _add(row, "minutes", _minutes(training[preset, seed]), "min", False)
         if real is None and len(document["systems"]) > 1:
             real = Row(REAL, "")
             for number in document["systems"][0]["numbers"]:

@@ -133,10 +133,10 @@ def number_title(name: str) -> str:
 
 
 def show(value: float | None, unit: str) -> str:
-    """A number in a table: one decimal for percent and for large numbers, else four decimals."""
+    """A number in a table: one decimal for percent, minutes and large numbers, else four."""
     if value is None:
         return "–"
-    return f"{value:.1f}" if unit == "%" or abs(value) >= 10 else f"{value:.4f}"
+    return f"{value:.1f}" if unit in ("%", "min") or abs(value) >= 10 else f"{value:.4f}"
 
 
 def to_json(evaluation: Evaluation) -> str:

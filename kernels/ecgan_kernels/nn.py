@@ -223,7 +223,7 @@ class LabelSPADE(nn.Module):
         if not norm.training:
             mean, var = running_mean.double()[None], running_var.double()[None]
             return how(norm="fixed", mean=mean, var=var)[0]
-        group = norm.group(x) if isinstance(norm, _SyncBatchNorm2d) else None
+        group = _sharing(norm, x)
         values = x.numel() // x.shape[1]
         if group is None:
             _check_values(values, x)
@@ -295,6 +295,19 @@ class LabelSPADE(nn.Module):
 _Convolution = tuple[Tensor, Tensor | None]
 
 
+def _sharing(norm: _BatchNorm, x: Tensor) -> torch.distributed.ProcessGroup | None:
+    """The processes that share statistics of ``x``; None where there is only this one.
+
+    Any SyncBatchNorm counts: convert_sync_batchnorm of a whole network puts torch's own here.
+    """
+    if not isinstance(norm, nn.SyncBatchNorm) or x.device.type == "cpu":
+        return None
+    if not torch.distributed.is_initialized():
+        return None
+    group = norm.process_group or torch.distributed.group.WORLD
+    return group if torch.distributed.get_world_size(group) > 1 else None
+
+
 def _check_values(values: int, x: Tensor) -> None:
     """Refuses to normalise single values by themselves, as torch does."""
     if values == 1:
@@ -303,13 +316,6 @@ def _check_values(values: int, x: Tensor) -> None:
 
 class _SyncBatchNorm2d(nn.SyncBatchNorm):
     """SyncBatchNorm that normalises per process on the CPU, where torch has no shared form."""
-
-    def group(self, x: Tensor) -> torch.distributed.ProcessGroup | None:
-        """The processes that share statistics of ``x``; None where there is only this one."""
-        if x.device.type == "cpu" or not torch.distributed.is_initialized():
-            return None
-        group = self.process_group or torch.distributed.group.WORLD
-        return group if torch.distributed.get_world_size(group) > 1 else None
 
     def forward(self, x: Tensor) -> Tensor:
         return _BatchNorm.forward(self, x) if x.device.type == "cpu" else super().forward(x)

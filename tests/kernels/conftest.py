@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+# On a GPU cuDNN takes TF32 for float32 otherwise, and references are to be what their dtype says.
+torch.backends.cudnn.allow_tf32 = False
+
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 import os
@@ -186,3 +187,37 @@ def test_import_is_pure_and_works_without_libraries(tmp_path):
         text=True,
     )
     assert run.returncode == 0, run.stderr
+
+
+TORCH_CUDA = """
+extern "C" int aoti_torch_get_current_cuda_stream(int device, void** stream) {
+  *stream = reinterpret_cast<void*>(0x1000 + device);
+  return 0;
+}
+"""
+OPERATOR = """
+#include "csrc/ops/cuda_stream.h"
+extern "C" void* stream_of(int device) { return ecgan::current_cuda_stream(device); }
+"""
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
+def test_the_stream_is_found_where_python_keeps_torchs_libraries(tmp_path):
+    from torch.utils.cpp_extension import include_paths, library_paths
+
+    includes = [f"-I{folder}" for folder in (ROOT, *include_paths())]
+    libraries = [f"-L{folder}" for folder in library_paths()]
+    for name, program, more in (
+        ("libtorch_cuda.so", TORCH_CUDA, ["-Wl,-soname,libtorch_cuda.so"]),
+        ("operator.so", OPERATOR, [*includes, *libraries, "-ltorch_cpu", "-lc10"]),
+    ):
+        source = tmp_path / f"{name}.cpp"
+        source.write_text(program)
+        command = ["c++", "-std=c++20", "-shared", "-fPIC", "-o", tmp_path / name, source, *more]
+        subprocess.run([*command, "-ldl"], check=True)
+    # As Python loads extension modules: RTLD_LOCAL, out of the sight of other libraries.
+    torch_cuda = ctypes.CDLL(str(tmp_path / "libtorch_cuda.so"))
+    operator = ctypes.CDLL(str(tmp_path / "operator.so"))
+    operator.stream_of.restype = ctypes.c_void_p
+    assert operator.stream_of(3) == 0x1003
+    del torch_cuda

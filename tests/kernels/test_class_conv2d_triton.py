@@ -21,12 +21,16 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed"
 )
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-on_device = pytest.mark.skipif(
+runs_here = pytest.mark.skipif(
     not (INTERPRETED or torch.cuda.is_available()),
     reason="no GPU; test_interpreter runs this in a process of its own",
 )
 DEVICE = "cpu" if INTERPRETED else "cuda"
 TOLERANCE = {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+
+
+def on_device(test):
+    return pytest.mark.gpu(runs_here(test))
 
 
 @pytest.fixture(autouse=True)

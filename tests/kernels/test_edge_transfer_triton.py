@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed"
 )
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-on_device = pytest.mark.skipif(
+runs_here = pytest.mark.skipif(
     not (INTERPRETED or torch.cuda.is_available()),
     reason="no GPU; test_interpreter runs this in a process of its own",
 )
@@ -31,6 +31,10 @@ BFLOAT16 = 2**-7 if INTERPRETED else 2**-8
 TOLERANCE = {torch.float32: 1e-6, torch.float16: 2**-11 + 1e-6, torch.bfloat16: BFLOAT16 + 1e-6}
 
 N, C, H, W = 2, 5, 7, 9
+
+
+def on_device(test):
+    return pytest.mark.gpu(runs_here(test))
 
 
 def dense(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -21,9 +21,12 @@ IGNORE = 255
 CPU, CUDA = ecgan_kernels.libraries()
 needs_library = pytest.mark.skipif(not CPU.loaded, reason=str(CPU.problem))
 needs_cuda = pytest.mark.skipif(
-    not (CUDA.loaded and torch.cuda.is_available()), reason=CUDA.problem or "no GPU"
+    not (CUDA.loaded and torch.cuda.is_available()), reason="needs a GPU and _C_cuda"
 )
-FUSED = [pytest.param("cpu", marks=needs_library), pytest.param("cuda", marks=needs_cuda)]
+FUSED = [
+    pytest.param("cpu", marks=needs_library),
+    pytest.param("cuda", marks=[pytest.mark.gpu, needs_cuda]),
+]
 IMPLS = [*FUSED, "reference"]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed"
 )
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-on_device = pytest.mark.skipif(
+runs_here = pytest.mark.skipif(
     not (INTERPRETED or torch.cuda.is_available()),
     reason="no GPU; test_interpreter runs this in a process of its own",
 )
@@ -29,6 +29,10 @@ TOLERANCE = {
     torch.float16: 2**-11 + 2e-6,
     torch.bfloat16: (2**-7 if INTERPRETED else 2**-8) + 2e-6,
 }
+
+
+def on_device(test):
+    return pytest.mark.gpu(runs_here(test))
 
 
 def check(labels, weight, bias, grad=None, **options):

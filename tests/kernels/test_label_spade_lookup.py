@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,15 @@ from ecgan_kernels.label_spade import (
     modulate_shared,
     spade_table,
 )
-from ecgan_kernels.nn import LabelSPADE
+from ecgan_kernels.nn import LabelSPADE, _sharing
 from torch import Tensor
 
 pytestmark = pytest.mark.skipif(not _library.CPU.loaded, reason="_C is not built")
 NORMS = ["instance", "batch", "syncbatch"]
+needs_gpu = pytest.mark.skipif(
+    not (torch.cuda.is_available() and _library.CUDA.loaded), reason="needs a GPU and _C_cuda"
+)
+LOOKUPS = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])]
 
 
 def blobs(batch: int, height: int, width: int, classes: int, scale: int = 8) -> Tensor:
@@ -32,9 +37,11 @@ def blobs(batch: int, height: int, width: int, classes: int, scale: int = 8) -> 
     return smooth.argmax(1)
 
 
-def twins(channels: int, classes: int, **options) -> tuple[LabelSPADE, LabelSPADE]:
-    """A layer by lookup and its dense twin."""
-    lookup = LabelSPADE(channels, classes, impl="cpu", **options)
+def twins(
+    channels: int, classes: int, impl: str = "cpu", **options
+) -> tuple[LabelSPADE, LabelSPADE]:
+    """A layer by lookup and its dense twin, on the device of ``impl``."""
+    lookup = LabelSPADE(channels, classes, impl=impl, **options).to(impl)
     dense = copy.deepcopy(lookup)
     dense.impl = "reference"
     return lookup, dense
@@ -77,18 +84,19 @@ def test_equals_the_dense_form(kind, edges, training, norm):
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("impl", LOOKUPS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("norm", ["instance", "batch"])
 @pytest.mark.parametrize("offset", [0, 30])
-def test_error_is_no_larger_than_eagers(offset, norm, dtype, assert_accurate):
-    labels = blobs(2, 33, 47, 9)
+def test_error_is_no_larger_than_eagers(offset, norm, dtype, impl, assert_accurate):
+    labels = blobs(2, 33, 47, 9).to(impl)
     index = LabelIndex(labels, 9)
-    lookup, dense = twins(5, 9, hidden=16, norm=norm, negative_slope=0.2)
+    lookup, dense = twins(5, 9, impl, hidden=16, norm=norm, negative_slope=0.2)
     for layer in (lookup, dense):
         layer.to(dtype)
     truth = copy.deepcopy(dense).double()
-    x = (torch.randn(2, 5, 33, 47) + offset).to(dtype)
-    grad = torch.randn(2, 5, 33, 47).to(dtype)
+    x = (torch.randn(2, 5, 33, 47) + offset).to(impl, dtype)
+    grad = torch.randn(2, 5, 33, 47).to(impl, dtype)
     wanted = results(truth, x.double(), index, grad.double())
     eager = results(dense, x, index, grad)
     for i, ours in enumerate(results(lookup, x, index, grad)):
@@ -96,27 +104,31 @@ def test_error_is_no_larger_than_eagers(offset, norm, dtype, assert_accurate):
         assert_accurate(ours, eager[i], wanted[i], ulps=4 if i == 0 else 40)
 
 
+@pytest.mark.parametrize("impl", LOOKUPS)
 @pytest.mark.parametrize("norm", ["instance", "batch"])
-def test_layouts(norm, layout, with_layout):
-    index = LabelIndex(blobs(2, 11, 19, 4), 4)
-    layer, _ = twins(3, 4, hidden=5, norm=norm, negative_slope=0.2)
-    x, grad = torch.randn(2, 3, 11, 19), torch.randn(2, 3, 11, 19)
+def test_layouts(norm, impl, layout, with_layout):
+    index = LabelIndex(blobs(2, 11, 19, 4).to(impl), 4)
+    layer, _ = twins(3, 4, impl, hidden=5, norm=norm, negative_slope=0.2)
+    x, grad = (torch.randn(2, 3, 11, 19).to(impl) for _ in range(2))
     expected = results(layer, x, index, grad)
     actual = results(layer, with_layout(x, layout), index, with_layout(grad, layout))
+    same = partial(torch.testing.assert_close, rtol=0, atol=0)
+    if impl == "cuda":  # torch's own sums into the table come in any order there
+        same = torch.testing.assert_close
     for ours, theirs in zip(actual, expected, strict=True):
-        assert torch.equal(ours, theirs)
+        same(ours, theirs)
     # Channels apart: planes in a row, with gaps between them.
-    apart = torch.randn(2, 6, 11, 19)
+    apart = torch.randn(2, 6, 11, 19).to(impl)
     apart[:, ::2] = x
     for ours, theirs in zip(results(layer, apart[:, ::2], index, grad), expected, strict=True):
-        assert torch.equal(ours, theirs)
-    expanded = torch.ones(()).expand(x.shape)
+        same(ours, theirs)
+    expanded = torch.ones((), device=impl).expand(x.shape)
     for ours, theirs in zip(
         results(layer, x, index, expanded),
         results(layer, x, index, expanded.contiguous()),
         strict=True,
     ):
-        assert torch.equal(ours, theirs)
+        same(ours, theirs)
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "fixed"])
@@ -158,6 +170,20 @@ def test_gradcheck_and_opcheck(norm):
                 *need,
             ),
         )
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_an_index_made_on_either_device_serves_a_gpu():
+    labels = blobs(2, 33, 47, 9)
+    layer, _ = twins(5, 9, "cuda", hidden=16)
+    x = torch.randn(2, 5, 33, 47).cuda()
+    there = LabelIndex(labels.cuda(), 9)
+    moved = LabelIndex(labels, 9).prepare([(33, 47)]).to("cuda")
+    for ours, theirs in zip(
+        results(layer, x, moved, x), results(layer, x, there, x), strict=True
+    ):  # the two number the neighbourhoods differently
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_every_subset_of_gradients():
@@ -345,6 +371,16 @@ def test_shared_statistics_equal_those_of_the_whole_batch(tmp_path):
     torch.testing.assert_close(found[0][0] + found[1][0], grad_table)
     for other in found:
         torch.testing.assert_close(other[1:], (mean, var))
+
+
+def test_norms_converted_by_torch_share_statistics_too(monkeypatch):
+    layer = LabelSPADE(3, 4, norm="batch")
+    torch.nn.SyncBatchNorm.convert_sync_batchnorm(layer, "these two")
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group: 2)
+    assert _sharing(layer.param_free_norm, torch.empty(1, device="meta")) == "these two"
+    assert _sharing(layer.param_free_norm, torch.empty(1)) is None  # torch shares on GPUs only
+    assert _sharing(torch.nn.BatchNorm2d(3), torch.empty(1, device="meta")) is None
 
 
 DATA = Path(os.environ.get("ECGAN_TEST_DATA", "")) / "coco_stuff"

@@ -334,10 +334,13 @@ def test_images_of_unequal_numbers_of_valid_pixels(impl):
     probs, labels = probs.to(device), labels.to(device)
     loss, grad = gradients(probs, labels, impl=impl)
     assert loss[1] == 0
+    # On a GPU a batch's size decides how its sums are divided.
+    rtol = 0 if impl == "cpu" else 1e-5
     for b in range(4):
         alone = gradients(probs[b : b + 1], labels[b : b + 1], impl=impl)
-        assert torch.equal(loss[b : b + 1], alone[0])
-        assert torch.equal(grad[b : b + 1], alone[1])
+        torch.testing.assert_close(loss[b : b + 1], alone[0], rtol=rtol, atol=0)
+        atol = rtol * alone[1].abs().max().item()
+        torch.testing.assert_close(grad[b : b + 1], alone[1], rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("impl", FUSED)

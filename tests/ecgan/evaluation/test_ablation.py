@@ -73,7 +73,7 @@ def test_means_and_deviations_by_hand(collected):
 def test_the_three_forms(collected):
     ablation = collected()
     text = to_markdown(ablation)
-    assert "| B1 | E + G_i | 21.5 ± 2.1 | 0.6000 ± 0.1414 | 1.5000 ± 0.7071 |" in text
+    assert "| B1 | E + G_i | 21.5 ± 2.1 | 0.6000 ± 0.1414 | 1.5 ± 0.7 |" in text
     assert "mIoU ↑" in text
     assert "↓" in text
     assert "- Every row: 2 steps.\n- Seeds 1, 2: mean and sample standard deviation" in text
