@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --no-compile
 NATIVE := $(shell find csrc -type f) setup.py pyproject.toml
 
-.PHONY: train test sanitize lint format clean
+.PHONY: train test sanitize check-cuda faults lint format clean
 .DELETE_ON_ERROR:
 
 train: $(VENV)/.train
@@ -50,6 +50,15 @@ sanitize: $(VENV)/.dev
 	run="$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --capture=sys $(ARGS)"; \
 	$$run $(OPERATORS) -k 'not ($(LONG))' || exit 1; \
 	for isa in $$isas; do ECGAN_CPU_ISA=$$isa $$run tests/kernels/attack || exit 1; done
+
+# The machine code of every GPU kernel for sm_70 to sm_90, into docs/cuda-kernels.md. Needs nvcc 13 and,
+# for sm_70, CUDA12_HOME or what Debian 12 and PyPI serve (--without-sm70 does without).
+check-cuda: $(VENV)/.dev
+	PYTHONPATH=.:kernels $(BIN)/python -m tests.cuda.check --jobs $(JOBS) $(ARGS)
+
+# Plants faults in the CUDA kernels and sees which check catches each, into docs/verification.md.
+faults: $(VENV)/.dev
+	$(BIN)/python tests/cpp/plant.py --jobs $(JOBS) $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

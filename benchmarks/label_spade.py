@@ -78,7 +78,8 @@ def test_label_spade(size, norm, direction, benchmark, recorder):
         "index included": lambda: layer(x, LabelIndex(labels, CLASSES)),
         "index prepared": lambda: layer(x, prepared),
     }
-    if size == 256 and (faster := common.compiled(published)):
+    faster = common.compiled(published) if size == 256 else None
+    if faster is not None:
         functions["torch.compile"] = lambda: faster(x, segmap)
     places = prepared.nested(3)
     compare(

@@ -8,7 +8,6 @@ from typing import Any
 
 from benchmarks.tables import LINES, Line, Measured
 
-MIB = 2**20
 NO_GPU = "no GPU has been measured yet: `benchmarks/gpu.sh`"
 
 
@@ -99,7 +98,15 @@ def bandwidth(device: Measured) -> float | None:
     return 100 / found if found else None
 
 
+def on(
+    name: str, measure: Callable[[Measured], float | None]
+) -> Callable[[Measured], float | None]:
+    """A figure of one kind of GPU only."""
+    return lambda device: measure(device) if name in device.device else None
+
+
 _SIMILARITY, _ALL = LINES["similarity"], LINES["similarity, all pixels"]
+_MILLISECONDS = of_ours(_ALL, lambda row: 1e3 * row["seconds"]["median"])
 TARGETS = [
     Target("`similarity_bce`, 8192 pixels", "cpu", 25, faster(_SIMILARITY)),
     Target(
@@ -134,13 +141,23 @@ TARGETS = [
         show="{:.3g} MB",
     ),
     Target(
-        "`similarity_bce`, 131072 pixels",
+        "`similarity_bce`, 131072 pixels, H100",
         "gpu",
         40,
-        of_ours(_ALL, lambda row: 1e3 * row["seconds"]["median"]),
+        on("h100", _MILLISECONDS),
         at_least=False,
         show="{:.3g} ms",
         reason=NO_GPU,
+    ),
+    Target(
+        "the same, V100",
+        "gpu",
+        200,
+        on("v100", _MILLISECONDS),
+        at_least=False,
+        show="{:.3g} ms",
+        reason="no V100 has been measured; its floor, three exact products at 112e12 operations a "
+        "second and ten float operations a pair, is about 150 ms",
     ),
     Target(
         "`pixel_contrast`, 8192 embeddings",
@@ -159,6 +176,15 @@ TARGETS = [
     ),
     Target("`edge_transfer`", "cpu", 4, faster(LINES["transfer"])),
     Target(
+        "its memory beside inputs, result and gradients, in inputs",
+        "cpu",
+        0.01,
+        # Two inputs of float32, whose gradients and the result are as large as they.
+        of_ours(LINES["transfer"], lambda row: row["peak_bytes"] / (4 * row["elements"]) - 3),
+        at_least=False,
+        show="{:.2g}",
+    ),
+    Target(
         "`edge_transfer`, of the copy bandwidth",
         "gpu",
         90,
@@ -167,6 +193,13 @@ TARGETS = [
         reason=NO_GPU,
     ),
     Target("`label_conv2d`", "cpu", 15, faster(LINES["first layer"])),
+    Target(
+        "its memory, of its result's",
+        "cpu",
+        1.1,
+        of_ours(LINES["first layer"], lambda row: row["peak_bytes"] / (4 * row["elements"])),
+        at_least=False,
+    ),
     Target("`LabelSPADE`", "cpu", 20, faster(LINES["spade"])),
     Target("`LabelSPADE`", "gpu", 5, faster(LINES["spade"]), reason=NO_GPU),
     Target("its memory, of eager's", "cpu", 0.2, smaller(LINES["spade"]), at_least=False),

@@ -1,5 +1,6 @@
 """The C++ side: CTest (the CUDA kernels on the CPU, under sanitizers too) and the CMake package."""
 
+import fcntl
 import os
 import re
 import shutil
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.cpp import plant
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "cpp-tests"  # kept, so that a second run builds what has changed only
@@ -39,8 +42,11 @@ def run(*command: str | Path) -> str:
 @pytest.fixture(scope="module")
 def build() -> Path:
     configure = ("cmake", "-G", "Ninja", "-S", ROOT, "-B", BUILD)
-    run(*configure, "-DECGAN_TESTS=ON", "-DECGAN_CUDA=OFF", "-DCMAKE_INSTALL_LIBDIR=lib")
-    run("cmake", "--build", BUILD, "-j", JOBS)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / ".lock").open("w") as lock:  # each of pytest's workers may come here
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run(*configure, "-DECGAN_TESTS=ON", "-DECGAN_CUDA=OFF", "-DCMAKE_INSTALL_LIBDIR=lib")
+        run("cmake", "--build", BUILD, "-j", JOBS)
     return BUILD
 
 
@@ -62,6 +68,29 @@ def test_ctest(build: Path) -> None:
     for variant in ("plain", "asan", "tsan"):  # none may drop out unnoticed
         for name in names:
             assert re.search(rf"{name}_test\.{variant}\S* \.* +Passed", report), report
+
+
+def test_faults_can_be_planted(tmp_path: Path) -> None:
+    for i, fault in enumerate(plant.load()):
+        csrc = tmp_path / str(i)
+        (csrc / fault.file).parent.mkdir(parents=True)
+        shutil.copy(ROOT / "csrc" / fault.file, csrc / fault.file)
+        fault.plant(csrc)
+
+
+def test_every_fault_was_caught() -> None:
+    table = plant.PAGE.read_text().split(plant.BEGIN)[1].split(plant.END)[0]
+    rows = table.strip().splitlines()[2:]
+    faults = plant.load()
+    assert len(rows) == len(faults)
+    for fault, row in zip(faults, rows, strict=True):
+        assert row.startswith(plant.row(fault, "plain", "").removesuffix("**nothing** |")), row
+        assert any(f"| {name}: " in row for name in plant.VARIANTS.values()), row
+
+
+def test_missing_barrier_is_a_data_race(build: Path, tmp_path: Path) -> None:
+    fault = next(f for f in plant.load() if f.what.startswith("weights overwrite products"))
+    assert plant.catch(fault, "tsan", tmp_path) == "data race"
 
 
 def test_installed_package_links(build: Path, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kThreads, 2) weight_sums(WeightSums<T> w) {
         near[dy][1] = grads[r + dy][0][group];
         near[dy][2] = grads[r + dy][1][group];
       }
-#pragma unroll 4  // registers
+#pragma unroll 3  // as often as `near` turns: nothing is moved, and no architecture spills
       for (int j = 0; j < kWeightColumns; ++j) {
 #pragma unroll
         for (int dy = 0; dy < 3; ++dy) {

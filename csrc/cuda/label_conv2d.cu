@@ -28,10 +28,10 @@ constexpr int64_t kMostBlocks = 2048;  // backward: more than the largest GPU ru
 // ---------------------------------------------------------------------------------------------
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
-    forward(const int* __restrict__ codes,    // [images, height, width]
-            const float* __restrict__ scale,  // as codes, or null
-            const float* __restrict__ table,  // [rows, width], 16-byte aligned
+__global__ void __launch_bounds__(kThreads, 4)  // without the 4, sm_86 gets 40 registers and spills
+    forward(const int* __restrict__ codes,      // [images, height, width]
+            const float* __restrict__ scale,    // as codes, or null
+            const float* __restrict__ table,    // [rows, width], 16-byte aligned
             int64_t width,
             T* __restrict__ y,  // place
             Place place, int64_t tiles, bool packed, Geometry g) {
@@ -164,9 +164,8 @@ __global__ void __launch_bounds__(kThreads)
   const int channels =
       static_cast<int>(channels_left < kSumChannels ? channels_left : kSumChannels);
   float* const table = tables + (part * gridDim.y + blockIdx.y) * g.rows() * kSumChannels + lane;
-  // Each warp owns the rows of its taps: it alone writes them, from here on.
+  // Behind the barriers of a tile each warp owns the rows of its taps: it alone writes them.
   for (int64_t row = warp; row < g.rows(); row += kWarps) table[row * kSumChannels] = 0.0f;
-  __syncthreads();
 
   for (int64_t tile = all * part / parts; tile < all * (part + 1) / parts; ++tile) {
     const int64_t image = single ? 0 : tile / tiles;

@@ -134,14 +134,13 @@ __global__ void __launch_bounds__(kThreads, 4)
     up[thread / 8] = scale.up;
     out.scale[first + thread / 8] = scale.down;
   }
-  __syncthreads();
 
   const int r = thread % 128 / 4, chunk = thread % 4 * 8;
   const bool low = thread >= 128;
 #pragma unroll 1
   for (int from = 0; from < out.width; from += 32) {
     load(from);
-    __syncthreads();
+    __syncthreads();  // at first, `up` is there too
     if (from + chunk < out.width && !(low && !out.low)) {
       Pack<__half> eight;
 #pragma unroll

@@ -21,8 +21,8 @@ from ecgan_kernels._checks import (
 from ecgan_kernels._dispatch import choose
 from ecgan_kernels.reference.label_conv2d import label_conv2d as _reference
 
-# The windows of a block's outputs stay in shared memory, of which sm_70 has 96 KiB: 13 x 13.
-_CUDA_TAPS = 169
+# The windows of a block's outputs stay in shared memory, of which sm_75 has 64 KiB: 10 x 11.
+_CUDA_TAPS = 111
 # Of a stride and of a padding, as kernels limit the sides of a padded map.
 _MOST_PIXELS = 2**20 - 1
 

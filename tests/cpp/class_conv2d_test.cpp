@@ -191,10 +191,27 @@ class Run {
   std::vector<double> size_y_, size_grad_x_, size_grad_weight_, size_grad_bias_;
 };
 
+// Tiles whose sums are 2^24, 1 and -2^24: exact, and only double adds them up.
+void test_sums_over_tiles() {
+  constexpr int kHeight = 8, kWidth = 48;  // three tiles in a row, a part each
+  Buffer<float> x(kHeight * kWidth), grad(kHeight * kWidth), weight(9), bias(1);
+  Buffer<int64_t> labels(kHeight * kWidth);
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = 1, grad[i] = 0, labels[i] = 0;
+  const float sums[] = {0x1p24f, 1, -0x1p24f};
+  for (int tile = 0; tile < 3; ++tile) grad[3 * kWidth + tile * 16 + 8] = sums[tile];
+  const ClassConv2d call{1, 1, 1, kHeight, kWidth, DType::f32, labels.data(), 1.0f};
+  const int64_t image = kHeight * kWidth;
+  Buffer<unsigned char> workspace(ecgan::cuda::class_conv2d_weight_workspace(call));
+  ecgan::cuda::class_conv2d_backward_weight(call, {grad.data(), {image, image, kWidth, 1}},
+                                            {x.data(), {image, image, kWidth, 1}}, weight.data(),
+                                            bias.data(), workspace.data(), nullptr);
+  for (int t = 0; t < 9; ++t) CHECK(weight[t] == 1, "tap %d: %g, want 1", t, weight[t]);
+  CHECK(bias[0] == 1, "bias: %g, want 1", bias[0]);
+}
+
 }  // namespace
 
 int main() {
-  cudaemu::options().shared_limit = cudaemu::shared_memory_limit(75);  // the least there is
   const std::vector<Case> cases = {
       {"one pixel", 2, 1, 1, 1, 1},
       {"several tiles", 1, 3, 3, 9, 37},
@@ -211,6 +228,7 @@ int main() {
   for (const Case& c : cases) Run<float>(c, DType::f32).check();
   Run<__half>(cases[3], DType::f16).check();
   Run<__nv_bfloat16>(cases[3], DType::bf16).check();
+  test_sums_over_tiles();
   const std::string message = message_of([&] { Run<float>(cases[0], DType::f64).check(); });
   CHECK(message == "class_conv2d: CUDA takes float32, float16 and bfloat16 tensors", "got \"%s\"",
         message.c_str());

@@ -49,6 +49,7 @@ std::vector<Case> cases() {
       {"channels last", 2, 7, 13, 12, 3, 3, 3, 1, 1, true, false, 0.2, true},
       {"empty", 0, 4, 4, 5, 3, 3, 3, 1, 1},
       {"uniform", 1, 12, 24, 16, 2, 3, 3, 1, 1, false, false, 0.0},
+      {"most taps", 1, 11, 12, 3, 2, 10, 11, 1, 0},
   };
   if (kSanitized) all.erase(all.begin() + 3);
   return all;
@@ -76,7 +77,10 @@ class Run {
       labels_[i] = static_cast<Label>(i / 50 % c.classes);
       if (uniform(random) < c.noise) labels_[i] = static_cast<Label>(random() % c.classes);
       if (uniform(random) < 0.2 * c.noise) labels_[i] = static_cast<Label>(kIgnore);
-      if (uniform(random) < 0.1 * c.noise) labels_[i] = static_cast<Label>(c.classes);
+      if (uniform(random) < 0.1 * c.noise) {
+        const int64_t none[] = {c.classes, (int64_t{1} << 32) + 1};  // as much as a label holds
+        labels_[i] = static_cast<Label>(none[random() % 2]);
+      }
       edges_[i] = uniform(random) < 0.1;
       scale_[i] = uniform(random) < 0.1 ? 0.5f : 1.25f;
     }

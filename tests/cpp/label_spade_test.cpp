@@ -347,6 +347,27 @@ void test_windows() {
   }
 }
 
+// Planes whose sums are 2^26, 4 and -2^26: exact, and only double adds them up.
+void test_sums_over_planes() {
+  constexpr int64_t kBatch = 3, kPixels = 4;
+  Buffer<float> x(kBatch * kPixels), table(2);
+  Buffer<int32_t> inverse(kBatch * kPixels);
+  const float values[] = {0x1p24f, 1, -0x1p24f};
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = values[i / kPixels], inverse[i] = 0;
+  table[0] = table[1] = 0;
+  Buffer<double> mean(1), var(1), sums(2);
+  const ecgan::cuda::LabelSpade op{kBatch,  1,       kPixels,      1,          inverse.data(),
+                                   nullptr, nullptr, table.data(), DType::f32, SpadeNorm::batch,
+                                   kEps,    1.0f};
+  Buffer<unsigned char> workspace(ecgan::cuda::label_spade_workspace(op));
+  ecgan::cuda::label_spade_statistics(op, x.data(), kPixels, kPixels, mean.data(), var.data(),
+                                      workspace.data(), nullptr);
+  CHECK(std::fabs(mean[0] - 1.0 / 3) <= 1e-12, "mean is %.9g, want 1/3", mean[0]);
+  ecgan::cuda::label_spade_sums(op, x.data(), kPixels, kPixels, x.data(), kPixels, kPixels,
+                                mean.data(), var.data(), sums.data(), workspace.data(), nullptr);
+  CHECK(std::fabs(sums[0] - 1.0 / 3) <= 1e-12, "mean gradient is %.9g, want 1/3", sums[0]);
+}
+
 void test_errors() {
   ecgan::cuda::LabelSpade op{};
   op.batch = op.channels = op.pixels = op.patches = 1;
@@ -364,6 +385,7 @@ int main() {
   test<__half>(DType::f16);
   test<__nv_bfloat16>(DType::bf16);
   test_windows();
+  test_sums_over_planes();
   test_errors();
   return report();
 }

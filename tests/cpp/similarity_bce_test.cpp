@@ -175,10 +175,32 @@ void test(const Case& c, DType dtype) {
   if (c.sharpness <= 3) run.check(false, true, 2e-3);  // else halves cannot tell 1 - p from 0
 }
 
+// Three pixels that count, of three tiles: row by row, logarithms to base 2 add up to 32 + d - 16,
+// d + 0 + 0 and -16 + 0 + 0. In all 2 d, of which a row's sum in float would lose one.
+void test_sums_over_tiles() {
+  constexpr int64_t kPixels = 257, kClasses = 2;
+  Buffer<float> probs(kClasses * kPixels), grad(kClasses * kPixels), loss(1);
+  Buffer<int64_t> labels(kPixels), valid(1);
+  for (float& p : probs) p = 0;
+  for (int64_t& label : labels) label = kIgnore;
+  const float vectors[][kClasses] = {{0x1p16f, 0}, {0x1p-16f + 0x1p-36f, 1}, {0x1p-32f, 1}};
+  for (int i = 0; i < 3; ++i) {
+    labels[i * 128] = 0;
+    for (int64_t k = 0; k < kClasses; ++k) probs[k * kPixels + i * 128] = vectors[i][k];
+  }
+  const SimilarityBce call{
+      1, kClasses, kPixels, kClasses * kPixels, kPixels, 1, DType::f32, kIgnore, 1e-6f, true, true};
+  Buffer<unsigned char> workspace(ecgan::cuda::similarity_bce_workspace(call));
+  ecgan::cuda::similarity_bce(call, probs.data(), labels.data(), loss.data(), valid.data(),
+                              grad.data(), workspace.data(), nullptr);
+  const double want = -2 * std::log1p(0x1p-20) / 9;
+  CHECK(std::fabs(loss[0] - want) <= 1e-5 * -want, "sums over tiles: loss is %.9g, want %.9g",
+        double{loss[0]}, want);
+}
+
 }  // namespace
 
 int main() {
-  cudaemu::options().shared_limit = cudaemu::shared_memory_limit(75);  // the least there is
   const std::vector<Case> cases = {
       {"one pixel", 2, 3, 1},
       {"two tiles", 1, 19, 70},
@@ -195,6 +217,7 @@ int main() {
   for (const Case& c : cases) test<float>(c, DType::f32);
   test<__half>(cases[3], DType::f16);
   test<__nv_bfloat16>(cases[3], DType::bf16);
+  if (!kSanitized) test_sums_over_tiles();  // sanitizers see nothing new in it
   const std::string message = message_of([] { test<float>({"f64", 1, 2, 3}, DType::f64); });
   CHECK(message == "similarity_bce: CUDA takes float32, float16 and bfloat16 tensors", "got \"%s\"",
         message.c_str());

@@ -37,7 +37,7 @@ struct Options {
   Order order = Order::forward;  // of the threads in a block and of the blocks in a grid
   std::uint64_t seed = 1;        // of Order::random
   bool strict_exit = true;       // a thread may not return while others wait at __syncthreads
-  std::size_t shared_limit = shared_memory_limit(70);
+  std::size_t shared_limit = shared_memory_limit(75);  // the least there is
   std::size_t stack_bytes =
       64 << 10;  // of each CUDA thread; sanitizer builds take at least 256 KiB
 };
