@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
+import torch._functorch.config
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
