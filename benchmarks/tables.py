@@ -172,6 +172,10 @@ def seconds(value: float) -> str:
     return f"{value * 1e9:.0f} ns"
 
 
+def times(ratio: float) -> str:
+    return f"{ratio:.0f}x" if ratio >= 100 else f"{ratio:.3g}x"
+
+
 def size(count: float) -> str:
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.3g} MiB"
 
@@ -209,7 +213,7 @@ def speed(device: Measured) -> str:
                 seconds(eager["seconds"]["median"]) if eager else "does not fit",
                 seconds(other["seconds"]["median"]) if other else "",
                 seconds(took),
-                f"**{eager['seconds']['median'] / took:.3g}x**" if eager else "",
+                f"**{times(eager['seconds']['median'] / took)}**" if eager else "",
                 f"{ours['times_the_floor']:.2g}x" if ours["times_the_floor"] else "",
             ]
         )
@@ -231,7 +235,7 @@ def memory(device: Measured) -> str:
                 line.size,
                 size(eager["peak_bytes"]) if eager else "64 GiB a matrix",
                 size(ours["peak_bytes"]),
-                f"**{eager['peak_bytes'] / ours['peak_bytes']:.3g}x**" if eager else "",
+                f"**{times(eager['peak_bytes'] / ours['peak_bytes'])}**" if eager else "",
                 ", ".join(f"{slope:.1f}" for slope in slopes if slope is not None),
             ]
         )
@@ -314,7 +318,7 @@ def directions(device: Measured) -> str:
                 ratio = eager["seconds"]["median"] / ours["seconds"]["median"]
                 low, high = (seconds(value) for value in ours["seconds"]["quartiles"])
                 cells.append(
-                    f"{seconds(ours['seconds']['median'])} ({low} to {high}), {ratio:.3g}x"
+                    f"{seconds(ours['seconds']['median'])} ({low} to {high}), {times(ratio)}"
                 )
         if len(cells) == 5:
             rows.append(cells)

@@ -17,7 +17,7 @@ from benchmarks.record import ROOT
 def test_fit_finds_a_model_and_the_largest_size():
     truth = capacity.Model(2e9, 9e4, 3.0)
     sides = (64, 128, 192, 256)
-    found = capacity.fit(sides, [round(truth.peak(side)) for side in sides])
+    found = capacity.fit(sides, [round(truth.peak(side)) for side in sides], per_pair=3.0)
     assert found.peak(512, 3) == pytest.approx(truth.peak(512, 3), rel=1e-4)
     room = 16 * 2**30
     side = capacity.largest(lambda n: found.peak(32 * n) <= room) * 32
@@ -26,9 +26,15 @@ def test_fit_finds_a_model_and_the_largest_size():
 
 def test_fit_has_no_negative_parts():
     # Peaks that fall with the size have no such model; the nearest is flat.
-    found = capacity.fit((64, 128, 256), [3_000_000, 2_000_000, 1_000_000])
-    assert found.per_pixel == found.per_pair == 0
+    found = capacity.fit((64, 128, 256), [3_000_000, 2_000_000, 1_000_000], per_pair=0.0)
+    assert found.per_pixel == 0
     assert found.fixed > 0
+
+
+def test_only_eager_has_matrices_of_all_pairs():
+    assert capacity.pair_bytes("ours") == capacity.pair_bytes("ours, checkpointing") == 0
+    # Four matrices of float32 and one of bool, at a sixteenth of the pixels.
+    assert capacity.pair_bytes("eager") == pytest.approx(17 / 256, rel=0.01)
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 7, 8, 9, 100])
