@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,9 +58,12 @@ def test_plot_draws_growth_and_capacity(results, tmp_path, capsys):
 
 
 @pytest.mark.skipif(not (ROOT / "benchmarks" / "results").is_dir(), reason="needs the source tree")
-def test_plot_draws_the_committed_rows(tmp_path):
-    assert main(["bench", "--plot", "--out", str(tmp_path)]) == 0
-    assert (tmp_path / "similarity_bce-cpu.png").is_file()
+def test_plot_draws_committed_rows(tmp_path):
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    shutil.copy(ROOT / "benchmarks" / "results" / "similarity_bce-cpu.json", rows)
+    assert main(["bench", "--plot", "--results", str(rows), "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "similarity_bce-cpu.png").is_file()
 
 
 @pytest.mark.parametrize(
