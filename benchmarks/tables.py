@@ -228,7 +228,7 @@ def memory(device: Measured) -> str:
         if ours is None:
             continue
         eager = device.row(line, line.eager)
-        slopes = [_slope(device, line, name) for name in (line.eager, line.ours or device.first)]
+        slopes = [slope(device, line, name) for name in (line.eager, line.ours or device.first)]
         rows.append(
             [
                 _title(line),
@@ -236,21 +236,22 @@ def memory(device: Measured) -> str:
                 size(eager["peak_bytes"]) if eager else "64 GiB a matrix",
                 size(ours["peak_bytes"]),
                 f"**{times(eager['peak_bytes'] / ours['peak_bytes'])}**" if eager else "",
-                ", ".join(f"{slope:.1f}" for slope in slopes if slope is not None),
+                ", ".join(f"{found:.1f}" for found in slopes if found is not None),
             ]
         )
     head = ["beside the inputs", "size", "eager", "ours", "less", "growth: eager, ours"]
     return table(head, rows) if rows else ""
 
 
-def _slope(device: Measured, line: Line, name: str, what: str = "peak_bytes") -> float | None:
-    for series in device.files[line.operator]["growth"]:
+def slope(device: Measured, line: Line, name: str) -> float | None:
+    """Growth of an implementation's memory, forward and backward."""
+    for series in device.files.get(line.operator, {}).get("growth", []):
         if (
             series["implementation"] == name
             and series["direction"] == "both"
             and line.case.items() <= series["case"].items()
         ):
-            return series[what]
+            return series["peak_bytes"]
     return None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.tables import LINES, Line, Measured
+from benchmarks.tables import LINES, Line, Measured, slope
 
 NO_GPU = "no GPU has been measured yet: `benchmarks/gpu.sh`"
 
@@ -60,23 +60,9 @@ def floor(line: Line) -> Callable[[Measured], float | None]:
     return of_ours(line, lambda row: row["times_the_floor"])
 
 
-def slope(line: Line) -> Callable[[Measured], float | None]:
+def growth(line: Line) -> Callable[[Measured], float | None]:
     """Growth of our memory."""
-
-    def measure(device: Measured) -> float | None:
-        name = line.ours or device.first
-        return next(
-            (
-                series["peak_bytes"]
-                for series in device.files.get(line.operator, {}).get("growth", [])
-                if series["implementation"] == name
-                and series["direction"] == "both"
-                and line.case.items() <= series["case"].items()
-            ),
-            None,
-        )
-
-    return measure
+    return lambda device: slope(device, line, line.ours or device.first)
 
 
 def pixels(ours: str, eager: str) -> Callable[[Measured], float | None]:
@@ -171,7 +157,7 @@ TARGETS = [
         "growth of its memory",
         "cpu",
         1.05,
-        slope(LINES["contrast"]),
+        growth(LINES["contrast"]),
         at_least=False,
         show="{:.2f}",
     ),
