@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,36 @@ class ClassTable:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def to_values(self) -> dict[str, Any]:
+        """The table as JSON has it; :meth:`from_values` reads it back."""
+        return {
+            "names": list(self.names),
+            "colours": self.colours.tolist(),
+            "file_ids": list(self.file_ids),
+            "void_ids": list(self.void_ids),
+        }
+
+    @classmethod
+    def from_values(cls, values: Any) -> ClassTable:
+        """Reads what :meth:`to_values` gave.
+
+        Raises:
+            ValueError: it is anything else.
+        """
+        try:
+            names = tuple(str(name) for name in values["names"])
+            colours = np.array(values["colours"], np.uint8)
+            file_ids = tuple(_integer(value) for value in values["file_ids"])
+            void_ids = tuple(_integer(value) for value in values["void_ids"])
+        except (LookupError, TypeError, OverflowError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from None
+        if not names or colours.shape != (len(names), 3) or len(file_ids) != len(names):
+            raise ValueError("expected as many names, colours and file_ids, at least one")
+        known = {*file_ids, *void_ids}
+        if len(set(file_ids)) != len(names) or min(known) < 0 or max(known) > 65535:
+            raise ValueError("expected different file_ids and ids from 0 to 65535")
+        return cls(names, colours, file_ids, void_ids)
 
     @property
     def palette(self) -> NDArray[np.uint8]:

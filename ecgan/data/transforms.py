@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 Size = tuple[int, int]
 """Height, width in pixels."""
@@ -52,6 +54,13 @@ def instance_edges(instances: NDArray[np.integer]) -> NDArray[np.uint8]:
     edges[1:] |= down
     edges[:-1] |= down
     return edges.astype(np.uint8)
+
+
+def to_uint8(image: Tensor) -> NDArray[np.uint8]:
+    """Images or edges [B, C, H, W] in [-1, 1] as [B, H, W, 3]; what lies outside is clamped."""
+    scaled = (image.detach().float().clamp(-1, 1) + 1) * 127.5
+    array = scaled.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).round().to(torch.uint8)
+    return array.cpu().numpy()
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,7 @@ class SemanticPreserving(nn.Module):
         edge: Tensor | None,
         layout: Layout,
         inspect: bool = True,
+        means: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Refines I' to I''.
 
@@ -125,10 +126,25 @@ class SemanticPreserving(nn.Module):
             edge: I'_e, [B, 3, H, W], or None where the edge branch is off.
             layout: S, at the same height and width.
             inspect: whether to return F', too, which training need not keep.
+            means: mean of F_c over the whole image, [B, N, 1, 1], where this is a part of it; None
+                takes the mean over what is here.
 
         Returns:
             I'' in (-1, 1), [B, 3, H, W], and F', [B, C + 6 + channels of S, H, W], or None.
         """
+        classes = self.class_features(activated, image, edge, layout)
+        if means is None:
+            means = classes.mean((2, 3), keepdim=True)
+        classes = F.leaky_relu_(classes * (1 + means.sigmoid()), SLOPE)
+        preserved = self.to_features(classes)
+        # In place where nobody asks for F': it is the widest tensor of all.
+        refine = F.leaky_relu(preserved, SLOPE) if inspect else F.leaky_relu_(preserved, SLOPE)
+        return torch.tanh(self.to_image(refine)), preserved if inspect else None
+
+    def class_features(
+        self, activated: Tensor, image: Tensor, edge: Tensor | None, layout: Layout
+    ) -> Tensor:
+        """F_c before its amplification, [B, N, H, W]; arguments as of :meth:`forward`."""
         contents = image if edge is None else torch.cat([image, edge], 1)
         # conv(concat(x, y, S)) = conv_x(x) + conv_y(y) + conv_S(S), and nothing is concatenated but
         # the six channels; S, being >= 0, needs no LeakyReLU either.
@@ -138,12 +154,7 @@ class SemanticPreserving(nn.Module):
             F.leaky_relu(contents, SLOPE), weight[:, wide : self.generated], padding=1
         )
         classes += layout.conv2d(weight[:, self.generated :], self.to_classes.bias, padding=1)
-        factors = classes.mean((2, 3), keepdim=True).sigmoid()
-        classes = F.leaky_relu_(classes * (1 + factors), SLOPE)
-        preserved = self.to_features(classes)
-        # In place where nobody asks for F': it is the widest tensor of all.
-        refine = F.leaky_relu(preserved, SLOPE) if inspect else F.leaky_relu_(preserved, SLOPE)
-        return torch.tanh(self.to_image(refine)), preserved if inspect else None
+        return classes
 
 
 class ClassDecoder(nn.Module):

@@ -93,7 +93,12 @@ class Generator(nn.Module):
         prepare(self, cfg.spectral, official=self.encoder.residual_convolutions())
 
     def forward(
-        self, layout: Layout, z: Tensor | None = None, *, inspect: bool = False
+        self,
+        layout: Layout,
+        z: Tensor | None = None,
+        *,
+        inspect: bool = False,
+        class_means: Tensor | None = None,
     ) -> Synthesis:
         """Synthesises edges and images for a batch of layouts.
 
@@ -104,6 +109,9 @@ class Generator(nn.Module):
                 layout's own noise is taken, else it is drawn from N(0, 1).
             inspect: whether to return the inner features that figures show. Training does not keep
                 them, which makes it leaner.
+            class_means: for a layout that is a part of a larger one: the mean of
+                :meth:`class_features` over the whole, [B, N, 1, 1], the only number of an image
+                that G_s asks for.
 
         Returns:
             All outputs that losses need, and the inner features asked for.
@@ -111,26 +119,17 @@ class Generator(nn.Module):
         Raises:
             ConfigError: the layout's channels or size do not fit the model.
         """
-        if layout.channels != resolve.layout_channels(self.cfg):
-            raise ConfigError(
-                f"the model takes layouts of {resolve.layout_channels(self.cfg)} channels "
-                f"(classes, void, instance edges), but this one has {layout.channels}"
-            )
-        features = self.encoder(layout, self._style(layout, z))
+        features = self._encode(layout, z)
         activated = F.leaky_relu(features, SLOPE)
 
         again = self.cfg.checkpointing
         edge_features, image_features, image_raw, edge_raw = self._heads(activated, inspect)
-        edge = None if edge_raw is None else torch.tanh(edge_raw)
-        if self.cfg.edge_transfer and edge_raw is not None:
-            image = edge_transfer(image_raw, edge_raw, activation="tanh")  # Equation 1
-        else:
-            image = torch.tanh(image_raw)
+        image, edge = self._contents(image_raw, edge_raw)
 
         refined, preserved, class_image = None, None, None
         if (preserving := self.semantic_preserving) is not None:
             refined, preserved = recomputed(
-                again, preserving, preserving, activated, image, edge, layout, inspect
+                again, preserving, preserving, activated, image, edge, layout, inspect, class_means
             )
         if (decoder := self.class_decoder) is not None:
             class_image = recomputed(again, decoder, decoder, activated, layout)
@@ -148,6 +147,30 @@ class Generator(nn.Module):
             image_features=image_features,
             preserved=preserved,
         )
+
+    def class_features(self, layout: Layout, z: Tensor | None = None) -> Tensor:
+        """F_c of G_s before its amplification, [B, N, H, W]; a model without G_s has none."""
+        assert self.semantic_preserving is not None
+        activated = F.leaky_relu(self._encode(layout, z), SLOPE)
+        *_, image_raw, edge_raw = self._heads(activated, inspect=False)
+        image, edge = self._contents(image_raw, edge_raw)
+        return self.semantic_preserving.class_features(activated, image, edge, layout)
+
+    def _encode(self, layout: Layout, z: Tensor | None) -> Tensor:
+        if layout.channels != resolve.layout_channels(self.cfg):
+            raise ConfigError(
+                f"the model takes layouts of {resolve.layout_channels(self.cfg)} channels "
+                f"(classes, void, instance edges), but this one has {layout.channels}"
+            )
+        return self.encoder(layout, self._style(layout, z))
+
+    def _contents(self, image_raw: Tensor, edge_raw: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """I' and I'_e from the last outputs of G_i and G_e."""
+        if edge_raw is None:
+            return torch.tanh(image_raw), None
+        if not self.cfg.edge_transfer:
+            return torch.tanh(image_raw), torch.tanh(edge_raw)
+        return edge_transfer(image_raw, edge_raw, activation="tanh"), torch.tanh(edge_raw)  # Eq. 1
 
     def _heads(
         self, activated: Tensor, inspect: bool
@@ -189,7 +212,8 @@ class Generator(nn.Module):
             z = layout.noise
         if z is None:
             return self.sample_style(len(layout), device=layout.labels.device)
-        shapes: list[tuple[int, ...]] = [(len(layout), self.style_length)]
+        batch = layout.labels.shape[0]  # len() would make a constant of a symbolic size
+        shapes: list[tuple[int, ...]] = [(batch, self.style_length)]
         if self.cfg.style == "noise":
             shapes.append((*shapes[0], *layout.size))
         if tuple(z.shape) not in shapes:

@@ -1,4 +1,4 @@
-"""Training: the loop, run folders, checkpoints, the small segmenter, and synthesis from a run."""
+"""Training: the loop, run folders, checkpoints, the small segmenter, and what a run has trained."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ecgan.training.run import train
     from ecgan.training.segmenter import train_segmenter
-    from ecgan.training.synthesis import load_generator, synthesize
+    from ecgan.training.trained import load_generator
     from ecgan.training.trainer import Trainer
 
-__all__ = ["Trainer", "load_generator", "synthesize", "train", "train_segmenter"]
+__all__ = ["Trainer", "load_generator", "train", "train_segmenter"]
 
 _HOMES = {
     "Trainer": "trainer",
-    "load_generator": "synthesis",
-    "synthesize": "synthesis",
+    "load_generator": "trained",
     "train": "run",
     "train_segmenter": "segmenter",
 }

@@ -272,15 +272,7 @@ class CollateWithLayout:
 
 def classes_to_json(classes: ClassTable) -> str:
     """Names, colours and file ids of the classes, as a checkpoint keeps them."""
-    return json.dumps(
-        {
-            "names": classes.names,
-            "colours": classes.colours.tolist(),
-            "file_ids": classes.file_ids,
-            "void_ids": classes.void_ids,
-        },
-        indent=1,
-    )
+    return json.dumps(classes.to_values(), indent=1)
 
 
 def read_classes(path: Path) -> ClassTable:
@@ -289,15 +281,7 @@ def read_classes(path: Path) -> ClassTable:
     Raises:
         CheckpointError: the file is missing or broken.
     """
-    import numpy as np
-
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return ClassTable(
-            names=tuple(values["names"]),
-            colours=np.array(values["colours"], np.uint8),
-            file_ids=tuple(values["file_ids"]),
-            void_ids=tuple(values["void_ids"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return ClassTable.from_values(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"class table {path} cannot be read: {error}") from None

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ecgan.data.palette import colorize
+from ecgan.data.transforms import to_uint8
 
 if TYPE_CHECKING:
     from ecgan.models.generator import Synthesis
@@ -22,13 +22,6 @@ Column = tuple[str, NDArray[np.uint8]]
 _GAP = 4
 _TITLE = 26
 _CELL = 192
-
-
-def to_uint8(image: Tensor) -> NDArray[np.uint8]:
-    """Images or edges [B, C, H, W] in [-1, 1] as [B, H, W, 3]; what lies outside is clamped."""
-    scaled = (image.detach().float().clamp(-1, 1) + 1) * 127.5
-    array = scaled.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).round().to(torch.uint8)
-    return array.cpu().numpy()
 
 
 def sample_columns(

@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ecgan.config import TrainConfig
+from ecgan.training import train
+from ecgan.training.settings import compose
+
 # The small settings under which a whole B6 run takes seconds on one core.
 TINY: dict[str, object] = {
     "size": "32x64",
@@ -45,6 +49,13 @@ def tiny_layer() -> dict[str, object]:
 def tiny_arguments() -> list[str]:
     """The same as arguments of ``ecgan train``."""
     return [f"--{key}={value}" for key, value in TINY.items()]
+
+
+@pytest.fixture(scope="session")
+def b6_run(tiny_layer, tmp_path_factory) -> Path:
+    """Run folder of four B6 steps on scenes, with checkpoints at steps 2 and 4."""
+    out = tmp_path_factory.mktemp("b6") / "run"
+    return train(compose([tiny_layer, {"preset": "B6", "out": str(out)}], TrainConfig))
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def fails(capsys, tmp_path: Path, monkeypatch):
         (["train", "--preset"], "expected one argument"),
         (["train-segmenter", "--stepz", "3"], "--stepz"),
         (["train-segmenter", "--steps", "0"], "steps must be at least 1"),
-        (["synthesize"], "required: RUN|CHECKPOINT"),
+        (["synthesize"], "required: RUN|MODEL"),
         (["synthesize", "run", "--labels", "x"], "required: --out"),
         (["synthesize", "run", "--labels", "x", "--out", "y"], "run is neither a checkpoint"),
         (["synthesize", "r", "--labels", "x", "--out", "y", "--k", "1"], "unrecognized arguments"),

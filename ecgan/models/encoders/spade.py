@@ -126,7 +126,7 @@ class SPADEEncoder(Encoder):
                 f"a model with model.style encoder makes images of {height}x{width} only, "
                 f"not {layout.size[0]}x{layout.size[1]}"
             )
-        return self.fc(z).view(len(layout), -1, *latent)
+        return self.fc(z).view(layout.labels.shape[0], -1, *latent)
 
     def _blocks(self) -> list[tuple[str, SPADEResBlock]]:
         return [(n, m) for n, m in self.named_children() if isinstance(m, SPADEResBlock)]

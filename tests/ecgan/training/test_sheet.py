@@ -1,7 +1,8 @@
 import numpy as np
 import torch
 
-from ecgan.training.sheet import draw_sheet, to_uint8
+from ecgan.data.transforms import to_uint8
+from ecgan.training.sheet import draw_sheet
 
 
 def test_values_outside_are_clamped_for_display():

@@ -1,3 +1,4 @@
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,14 @@ import pytest
 from PIL import Image
 
 from ecgan.errors import CheckpointError, ConfigError, DataError
-from ecgan.training import synthesize
+from ecgan.inference import ECGAN
+from ecgan.inference.files import synthesize_files
+
+load = functools.lru_cache(ECGAN.from_pretrained)
+
+
+def synthesize(source: Path, labels: Path, out: Path, **options) -> list[Path]:
+    return synthesize_files(load(source), labels, out, **options)
 
 
 @pytest.fixture
