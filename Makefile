@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --no-compile
 NATIVE := $(shell find csrc -type f) setup.py pyproject.toml
 
-.PHONY: train test sanitize check-cuda faults lint format clean
+.PHONY: train test dist sanitize check-cuda faults lint format clean
 .DELETE_ON_ERROR:
 
 train: $(VENV)/.train
@@ -71,6 +71,16 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	git ls-files 'csrc/*' 'tests/cpp/*' | grep -E '\.(h|cpp|cu|cuh)$$' | xargs $(BIN)/clang-format -i
+
+# What a release uploads, checked: an sdist, and a wheel for every Python from 3.10 on. The wheel holds
+# CUDA operators where this machine builds them; it is made in place, so that objects are reused.
+DIST := dist
+dist: $(VENV)/.dev
+	rm -rf build/lib* build/bdist*
+	$(BIN)/python -m build --no-isolation --sdist --outdir $(DIST) . >/dev/null
+	FORCE_ABI3=1 $(BIN)/python -m build --no-isolation --wheel --outdir $(DIST) . >/dev/null
+	$(BIN)/twine check --strict $(DIST)/*
+	$(BIN)/abi3audit --strict $(DIST)/*.whl
 
 clean:
 	rm -rf build dist *.egg-info kernels/ecgan_kernels/*.so

@@ -21,6 +21,7 @@ Environment:
     TORCH_CUDA_ARCH_LIST  GPU architectures, such as "7.0;8.0;9.0+PTX". Default: all from sm_70 or,
                           with CUDA 13, which dropped it, from sm_75 on.
     DEBUG                 1: no optimisation, debug symbols.
+    FORCE_ABI3            1: leave _host out, so that one wheel serves every Python from 3.10 on.
     SANITIZE              1: AddressSanitizer and UndefinedBehaviorSanitizer in all that runs on the
                           CPU; `make sanitize` says how such a build is run.
     MAX_JOBS              Parallel compiler processes.
@@ -203,6 +204,9 @@ def extension(name: str, files: list[str], commands: list, libraries: list[str])
 
 def host_extension() -> "CppExtension | None":
     """The pybind11 module, which needs neither torch nor the other libraries."""
+    if os.environ.get("FORCE_ABI3") == "1":
+        print("ecgan: without ecgan_kernels._host: FORCE_ABI3=1", file=sys.stderr)
+        return None
     try:
         import pybind11
     except ImportError:
@@ -245,6 +249,13 @@ if ext_modules:
     class BuildKernels(BuildExtension):
         """Compiles the kernels by their own commands first, then the rest by torch's."""
 
+        def finalize_options(self) -> None:
+            super().finalize_options()
+            # pip gives every build a new folder: objects stay here, so an editable install, a
+            # wheel and a build in place compile them once.
+            if self.get_finalized_command("build").build_base == "build":
+                self.build_temp = str(Path("build", "debug" if DEBUG else "objects"))
+
         def build_extensions(self) -> None:
             self.force = True  # link even if no file is newer: flags may have changed
             for ext in self.extensions:
@@ -256,10 +267,12 @@ if ext_modules:
         options["options"] = {"bdist_wheel": {"py_limited_api": "cp310"}}
 
 setup(
+    include_package_data=False,  # what package_data names, and nothing else
     packages=find_packages(".", include=["ecgan", "ecgan.*"]) + find_packages("kernels"),
     package_dir={"ecgan_kernels": "kernels/ecgan_kernels"},
     package_data={
         "ecgan": ["recipes/*.yaml"],
+        "ecgan.demo": ["static/*"],
         "ecgan.pages": ["templates/*"],
         "ecgan_kernels": ["py.typed"],
     },
