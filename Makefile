@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --no-compile
 NATIVE := $(shell find csrc -type f) setup.py pyproject.toml
 
-.PHONY: train test dist sanitize check-cuda faults lint format clean
+.PHONY: train test docs dist sanitize check-cuda faults lint format clean
 .DELETE_ON_ERROR:
 
 train: $(VENV)/.train
@@ -28,18 +28,24 @@ train: $(VENV)/.train
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
+# The documentation site, into build/docs; a warning is an error.
+docs: $(VENV)/.dev
+	PYTHONPATH=.:kernels $(BIN)/sphinx-build -W -n --keep-going -q docs build/docs
+	@echo build/docs/index.html
+
 # The operators on a build with AddressSanitizer and UndefinedBehaviorSanitizer (of GCC): their tests,
 # which run older instruction sets in children, and the attacks under every one that this processor
-# has. Torch and Python free nothing at exit, so leaks are not looked for. What a dying process says
-# is left to stderr: pytest would take it with it.
+# has; with ISAS=best under the newest alone. Torch and Python free nothing at exit, so leaks are not
+# looked for. What a dying process says is left to stderr: pytest would take it with it.
 SANITIZED := build/sanitize
 OPERATORS := $(addprefix tests/kernels/test_,$(addsuffix .py,edge_transfer edge_transfer_lrelu \
   similarity_bce pixel_contrast label_conv2d class_conv2d class_conv2d_fused label_spade \
   label_spade_lookup label_index label_index_host))
 # Takes long, and reads and writes what the rest does too.
 LONG := compile or opcheck or peak or memory or gradcheck or reference or cuda
+LONG += $(if $(filter best,$(ISAS)),or instruction_set)
 sanitize: $(VENV)/.dev
-	SANITIZE=1 FORCE_CUDA=0 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python setup.py -q build \
+	SANITIZE=1 SANITIZE_ISAS=$(ISAS) FORCE_CUDA=0 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python setup.py -q build \
 	  --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
 	@isas=$$(PYTHONPATH=kernels $(BIN)/python -c 'from ecgan_kernels import cpu_isa; \
 	  known = ["baseline", "avx2", "avx512"]; print(*known[: known.index(cpu_isa()) + 1][$(if $(filter best,$(ISAS)),-1:,:)])'); \

@@ -18,7 +18,17 @@ The benchmarks are those of the source tree; their rows go to benchmarks/results
 device, versions and commit. With --plot nothing is measured: the rows there are drawn.
 """
 # Not of one operator: run by their own commands.
-_HELPERS = ("common", "record", "layouts", "b6", "tables", "targets", "capacity", "kill_points")
+_HELPERS = (
+    "common",
+    "record",
+    "layouts",
+    "b6",
+    "plans",
+    "tables",
+    "targets",
+    "capacity",
+    "kill_points",
+)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import weakref
@@ -21,7 +20,7 @@ from ecgan.config import DatasetConfig, ModelConfig, TrainConfig, parse_size
 from ecgan.data import PairDataset, build_dataset
 from ecgan.errors import ConfigError
 from ecgan.losses import Objective
-from ecgan.models import Layout, resolve
+from ecgan.models import Generator, Layout, resolve
 from ecgan.models.perceptual import blank_perceptual
 from ecgan.models.segmenter import blank_label_generator
 from ecgan.training.build import (
@@ -187,7 +186,7 @@ def plan(cfg: TrainConfig, layouts: Layouts | None = None) -> Plan:
         }
         for optimizer in step.optimizers:
             _run_empty(optimizer)
-        average = copy.deepcopy(step.networks.generator) if cfg.optim.ema else None
+        average = Generator(model) if cfg.optim.ema else None  # of shapes, which copy() cannot copy
         weights += sum(p.nbytes for p in average.parameters()) if average is not None else 0
         live.peak = 0
         live.phase = "generator's forward pass"

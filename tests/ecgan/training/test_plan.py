@@ -102,6 +102,16 @@ def test_the_largest_size_fits_and_the_next_does_not():
     assert largest(cfg, 1000, layouts, start=small) is None
 
 
+def test_the_average_costs_a_generator_more():
+    lean = {"preset": "B1", "loss.perceptual": 0.0, "model.encoder": "vgg", "size": "16x32"}
+    without, averaged = plan(settings(**lean)), plan(settings(**lean, **{"optim.ema": 0.999}))
+    cfg = settings(**lean)
+    generator = build_networks(fill_model(cfg, 12)).generator
+    size = sum(parameter.nbytes for parameter in generator.parameters())
+    assert averaged.weights - without.weights == size
+    assert averaged.peak - without.peak == pytest.approx(size, rel=0.01)
+
+
 def test_without_data_the_number_of_classes_is_needed():
     assert not Layouts(settings(data="nowhere")).own
     with pytest.raises(ConfigError, match=r"nowhere is no folder: give dataset\.num_classes"):
