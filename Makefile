@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --no-compile
 NATIVE := $(shell find csrc -type f) setup.py pyproject.toml
 
-.PHONY: train test docs dist sanitize check-cuda faults lint format clean
+.PHONY: train test docs dist cpp-tests sanitize check-cuda faults lint format clean
 .DELETE_ON_ERROR:
 
 train: $(VENV)/.train
@@ -32,6 +32,11 @@ test: $(VENV)/.dev
 docs: $(VENV)/.dev
 	PYTHONPATH=.:kernels $(BIN)/sphinx-build -W -n --keep-going -q docs build/docs
 	@echo build/docs/index.html
+
+# What tests/test_cpp.py runs, built beforehand: needs no torch, so CI does it beside pip.
+cpp-tests: $(VENV)/.cmake
+	export PATH="$(abspath $(BIN)):$$PATH"; mkdir -p build/cpp-tests; \
+	  cmake --preset tests >/dev/null && cmake --build --preset tests -j $(JOBS) >/dev/null
 
 # The operators on a build with AddressSanitizer and UndefinedBehaviorSanitizer (of GCC): their tests,
 # which run older instruction sets in children, and the attacks under every one that this processor
@@ -92,10 +97,17 @@ clean:
 	rm -rf build dist *.egg-info kernels/ecgan_kernels/*.so
 
 # Stamps: torch first, since the build of the extension imports it.
-$(VENV)/.torch:
+$(VENV)/.venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip 'setuptools>=77' wheel
+	touch $@
+
+$(VENV)/.cmake: $(VENV)/.venv
+	$(PIP) 'cmake>=3.24' 'ninja>=1.11'
+	touch $@
+
+$(VENV)/.torch: $(VENV)/.venv
 	$(PIP) numpy '$(TORCH)' $(TORCH_FLAGS)
 	touch $@
 

@@ -1,4 +1,4 @@
-"""Every CUDA source compiles for GPUs before and after Ampere without spills; no GPU needed.
+"""Every CUDA source compiles for sm_75 without spills and with tensor cores; no GPU needed.
 
 `make check-cuda` does the same for all architectures, sm_70 among them, and for Triton's kernels.
 """
@@ -21,15 +21,10 @@ def toolkit() -> Toolkit:
         pytest.skip(str(error))
 
 
-# The newest architecture too where tensor cores work; `make check-cuda` compiles for all of them.
-TENSOR_CORES = ("cuda/similarity_bce.cu", "cuda/pixel_contrast.cu")
-
-
-@pytest.mark.parametrize(
-    ("source", "architecture"), [(s, 75) for s in SOURCES] + [(s, 90) for s in TENSOR_CORES]
-)
-def test_machine_code(source, architecture, toolkit, tmp_path):
-    kernels = compile_source(toolkit, source, architecture, tmp_path)
+# One architecture, Turing, which runs what V100 does; `make check-cuda` compiles for all of them.
+@pytest.mark.parametrize("source", SOURCES)
+def test_machine_code(source, toolkit, tmp_path):
+    kernels = compile_source(toolkit, source, 75, tmp_path)
     assert kernels
     assert {kernel.name: list(kernel.faults()) for kernel in kernels if list(kernel.faults())} == {}
     instructions = {op for kernel in kernels for op in kernel.instructions}

@@ -73,8 +73,7 @@ def test_geometries(kernel, stride, padding, dtype):
 
 
 @on_device
-@pytest.mark.parametrize("scaled", [False, True])
-@pytest.mark.parametrize("marked", [False, True])
+@pytest.mark.parametrize(("scaled", "marked"), [(False, False), (True, True)])
 def test_edges_and_scale(marked, scaled):
     labels, weight, bias = example(extra=marked)
     options = {}

@@ -39,14 +39,13 @@ def differing(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -
 
 
 @pytest.mark.slow
-def test_killed_trainings_end_like_the_unbroken_one(tmp_path: Path):
-    # Two points of what benchmarks/kill_points.py does at twenty: one while a checkpoint is being
-    # written, one at a moment that nobody chose.
+def test_a_killed_training_ends_like_the_unbroken_one(tmp_path: Path):
+    # One point of what benchmarks/kill_points.py does at twenty: while a checkpoint is written.
     seed = int(os.environ.get("ECGAN_KILL_SEED", "0")) or int(time.time())
     print(f"ECGAN_KILL_SEED={seed}")
-    points, _ = kill_points.measure(tmp_path, 2, random.Random(seed))
-    assert [point.differences for point in points] == [[], []], f"ECGAN_KILL_SEED={seed}"
-    assert points[0].kills
+    (point,), _ = kill_points.measure(tmp_path, 1, random.Random(seed))
+    assert point.differences == [], f"ECGAN_KILL_SEED={seed}"
+    assert point.kills
 
 
 def settings(tiny_layer, tmp_path: Path, **more) -> TrainConfig:
