@@ -74,8 +74,8 @@ sys.exit("; ".join(problems) or None)'
 
 # A process for each file of tests: a fault in one operator's kernels is no other's.
 gpu_tests() {  # FOLDER PYTEST'S OPTIONS...
-    with "$1" "$PYTHON" -m pytest tests/kernels -m gpu -n 16 --dist loadfile -rs \
-        --timeout 60 "${@:2}"
+    with "$1" "$PYTHON" -m pytest tests/kernels tests/ecgan/inference/test_model.py -m gpu \
+        -n 16 --dist loadfile -rs --timeout 60 "${@:2}"
 }
 
 benchmark() {  # NAME...

@@ -68,7 +68,7 @@ def test_ctest(build: Path) -> None:
         "pixel_contrast",
         "similarity_bce",
     )
-    for variant in ("asan", "tsan"):  # none may drop out unnoticed
+    for variant in ("plain", "asan", "tsan"):  # none may drop out unnoticed
         for name in names:
             assert re.search(rf"{name}_test\.{variant}\S* \.* +Passed", report), report
 

@@ -101,7 +101,8 @@ def test_goes_on_after_failures_and_sums_up(tmp_path):
     built = str(folder.parent / "build" / "gpu")
     assert f"--target {built}/packages {tmp_path}/one.whl" in calls
     assert f"setup.py -q build --build-base {built} --build-lib {built}/native" in calls
-    assert f"{built}/before-ampere:{built}/packages -m pytest tests/kernels -m gpu" in calls
+    tests = "-m pytest tests/kernels tests/ecgan/inference/test_model.py -m gpu"
+    assert f"{built}/before-ampere:{built}/packages {tests}" in calls
 
 
 def test_stops_when_the_time_is_spent(tmp_path):

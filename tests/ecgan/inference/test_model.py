@@ -175,3 +175,19 @@ def test_instances_are_asked_for(make_model):
     with pytest.raises(DataError, match="instances have shape"):
         model.synthesize(labels, instances=labels[:16])
     assert model.synthesize(labels, instances=labels).images.shape == (1, 3, 32, 64)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_gpu_makes_the_same_whole_and_in_tiles(make_model, dtype: torch.dtype):
+    model = make_model(style="noise", z_dim=4, num_upsamples=1)
+    labels = labels_of(96, 64)
+    expected = model.synthesize(labels, seed=1).images
+    model = model.to("cuda", dtype)
+    whole = model.synthesize(labels, seed=1).images
+    tiled = model.synthesize(labels, seed=1, tile=32).images
+    assert (whole.device.type, tiled.device.type) == ("cuda", "cpu")
+    # TF32 in convolutions, where the GPU has it, counts as half precision here.
+    for found in (whole.cpu(), tiled):
+        assert (found - expected).abs().mean() < 50 * torch.finfo(torch.float16).eps
