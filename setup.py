@@ -260,6 +260,12 @@ if ext_modules:
             if self.get_finalized_command("build").build_base == "build":
                 self.build_temp = str(Path("build", "debug" if DEBUG else "objects"))
 
+        def build_extension(self, ext: Extension) -> None:
+            # A folder each: ninja forgets what its last call did not build.
+            folder, self.build_temp = self.build_temp, str(Path(self.build_temp, ext.name))
+            super().build_extension(ext)
+            self.build_temp = folder
+
         def build_extensions(self) -> None:
             self.force = True  # link even if no file is newer: flags may have changed
             for ext in self.extensions:

@@ -236,7 +236,7 @@ def test_compiled_networks_train_alike(tiny_layer, tmp_path: Path, monkeypatch):
     for on in (False, True):
         layer = {
             **tiny_layer,
-            "preset": "B4",
+            "preset": "B3",
             "loss.perceptual": 0.0,
             "compile": on,
             "optim.steps": 2,
