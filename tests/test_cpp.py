@@ -53,6 +53,7 @@ def build() -> Path:
     return BUILD
 
 
+@pytest.mark.slow
 def test_ctest(build: Path) -> None:
     report = run(
         "ctest", "--test-dir", build, "-j", JOBS, "--output-on-failure", "--no-tests=error"

@@ -131,6 +131,7 @@ def test_empty(size):
     assert not grad_weight.any()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="this is the process that it starts")
 def test_interpreter():
     run = subprocess.run(

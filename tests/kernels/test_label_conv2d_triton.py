@@ -62,14 +62,20 @@ def example(batch=2, height=6, width=9, classes=4, outputs=5, kernel=(3, 3), ext
 
 
 @on_device
-@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding"),
     [((3, 3), 1, 1), ((4, 4), 2, 2), ((2, 3), (2, 1), (0, 1)), ((1, 1), 1, 0)],
 )
-def test_geometries(kernel, stride, padding, dtype):
+def test_geometries(kernel, stride, padding):
     labels, weight, bias = example(kernel=kernel)
-    check(labels, weight.to(dtype), bias.to(dtype), stride=stride, padding=padding)
+    check(labels, weight, bias, stride=stride, padding=padding)
+
+
+@on_device
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_dtypes(dtype):
+    labels, weight, bias = example(kernel=(4, 4))
+    check(labels, weight.to(dtype), bias.to(dtype), stride=2, padding=2)
 
 
 @on_device
@@ -134,6 +140,7 @@ def test_gradients_asked_for():
             assert (x.grad is not None) == need
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="this is the process that it starts")
 def test_interpreter():
     run = subprocess.run(
@@ -145,7 +152,7 @@ def test_interpreter():
     assert run.returncode == 0, run.stdout + run.stderr
     passed = re.search(r"(\d+) passed", run.stdout)
     assert passed, run.stdout
-    assert int(passed[1]) > 15, run.stdout
+    assert int(passed[1]) >= 14, run.stdout
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")

@@ -189,7 +189,7 @@ class Visitor:
 
 
 @pytest.fixture
-def visitor(address, chromium, tmp_path) -> Visitor:
+def visitor(address, chromium, tmp_path) -> Iterator[Visitor]:
     """Has the page open on a desktop, the first example's image made, Live off."""
     set_window(chromium, 1280, 900, tmp_path)
     chromium.get(address)
@@ -198,4 +198,5 @@ def visitor(address, chromium, tmp_path) -> Visitor:
     visitor.run(
         "const live = document.querySelector('#live input'); if (live.checked) live.click()"
     )
-    return visitor
+    yield visitor
+    chromium.get("about:blank")  # An open page keeps a tenth of a core busy.

@@ -250,6 +250,7 @@ def test_many_classes_and_odd_shapes():
     assert extent.y1 <= lowest  # the legend covers nothing
 
 
+@pytest.mark.slow
 def test_command(tiny_layer, tmp_path: Path, capsys):
     from ecgan.training import train
     from ecgan.training.settings import compose

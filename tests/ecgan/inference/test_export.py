@@ -16,6 +16,7 @@ PLAIN = {"edge_branch": False, "edge_transfer": False, "class_branch": False,
 """The fewest nodes: the time of an export grows with them."""
 
 
+@pytest.mark.slow
 def test_onnx_equals_torch_at_three_sizes(make_model, tmp_path: Path, capsys):
     model = make_model(
         num_upsamples=2, instance_edges=True, void_channel=True, style="noise", z_dim=3,

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from ecgan.config import TrainConfig
 from ecgan.training.settings import compose
 
-STEPS = 8
+STEPS = 5
 
 
 def torchrun(arguments: Sequence[str], *options: str) -> list[str]:

@@ -39,8 +39,10 @@ def differing(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -
 
 
 @pytest.mark.slow
-def test_a_killed_training_ends_like_the_unbroken_one(tmp_path: Path):
+def test_a_killed_training_ends_like_the_unbroken_one(tmp_path: Path, monkeypatch):
     # One point of what benchmarks/kill_points.py does at twenty: while a checkpoint is written.
+    monkeypatch.setattr(kill_points, "STEPS", 8)
+    monkeypatch.setitem(kill_points.SETTINGS, "optim.steps", 8)
     seed = int(os.environ.get("ECGAN_KILL_SEED", "0")) or int(time.time())
     print(f"ECGAN_KILL_SEED={seed}")
     (point,), _ = kill_points.measure(tmp_path, 1, random.Random(seed))
